@@ -1,0 +1,1 @@
+"""The camera agent: source, gate, detect, track, zones, features, outbox, upload."""

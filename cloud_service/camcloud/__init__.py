@@ -1,0 +1,1 @@
+"""The cloud: gateway, bus, analysis, store, registry, fleet and rollout."""

@@ -1,0 +1,1 @@
+"""Durable state of the cloud: database, migrations and the stores over them."""

@@ -1,0 +1,1 @@
+"""The camera-cloud protocol: generated code beside its .proto files."""
