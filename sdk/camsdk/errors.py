@@ -154,6 +154,6 @@ WIRE_ERRORS: dict[type[CamError], WireError] = {
         "INTERNAL", "internal", False, "Something went wrong in the cloud; its log says more."
     ),
 }
-"""One row a class; ``CamError`` itself travels as ``InternalError``. A test demands completeness."""
+"""One row a class; ``CamError`` travels as ``InternalError``. A test demands completeness."""
 
 ERROR_BY_REASON: dict[str, type[CamError]] = {row.reason: cls for cls, row in WIRE_ERRORS.items()}

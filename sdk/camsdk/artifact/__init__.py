@@ -1,0 +1,1 @@
+"""The deployable file: manifest, bundle, signature, encryption, and what they mean."""

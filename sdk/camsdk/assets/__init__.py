@@ -1,0 +1,1 @@
+"""Pinned third-party data, models and video, fetched by name and sha256."""

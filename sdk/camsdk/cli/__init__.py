@@ -1,0 +1,1 @@
+"""camctl, the command line."""

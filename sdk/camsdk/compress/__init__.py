@@ -1,0 +1,1 @@
+"""Import, calibration, quantization and export of models."""

@@ -1,0 +1,1 @@
+"""Codec between value types and protocol messages."""
