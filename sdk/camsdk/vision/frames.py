@@ -85,5 +85,5 @@ def yuv_to_rgb(y: U8, u: U8, v: U8) -> U8:
     chroma = i420[even_h:].reshape(2, even_h // 2, even_w // 2)
     chroma[0] = u
     chroma[1] = v
-    rgb: U8 = cv2.cvtColor(i420, cv2.COLOR_YUV2RGB_I420)
+    rgb = np.asarray(cv2.cvtColor(i420, cv2.COLOR_YUV2RGB_I420), np.uint8)
     return rgb[:height, :width]

@@ -164,7 +164,13 @@ class Event:
 
 @dataclass(frozen=True, eq=False)
 class FrameResult:
-    """All that the pipeline says about one frame: what is shipped."""
+    """All that the pipeline says about one frame: what is shipped.
+
+    Attributes:
+        width, height: Of the frame, pixels.
+        is_detected: Whether the detector ran on this frame (the gate may skip it).
+        model_digest: Artifact that saw it, empty without one.
+    """
 
     frame_index: int
     timestamp_s: float
@@ -173,3 +179,5 @@ class FrameResult:
     tracks: Tracks
     embeddings: Embeddings
     events: tuple[Event, ...] = ()
+    is_detected: bool = False
+    model_digest: str = ""

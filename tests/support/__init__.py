@@ -1,0 +1,1 @@
+"""Test tools shared by the suites: fakes, simulators, servers."""
