@@ -1,0 +1,1 @@
+"""The cloud's gRPC surface: who calls, what is allowed, how errors travel, and the servicers."""
