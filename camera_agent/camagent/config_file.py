@@ -1,0 +1,132 @@
+"""Reads ``agent.yaml`` into settings.
+
+Every mistake in the file is one ``InvalidInput`` that names the field or the line. YAML aliases are
+refused: nothing here needs them, and a few lines of them expand to gigabytes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+import yaml
+
+from camagent.config import (
+    AgentConfig,
+    CameraSettings,
+    OutboxSettings,
+    RuntimeSettings,
+    UpdateSettings,
+)
+from camsdk.errors import InvalidInput
+
+_MAX_CONFIG_BYTES: Final = 1 << 20  # an agent.yaml is a page; more is a mistake or an attack
+
+# What a plain field accepts, and the word for it; composed fields have their own builders.
+_PLAIN: Final[dict[Any, tuple[Any, str]]] = {
+    bool: (bool, "true or false"),
+    int: (int, "a whole number"),
+    float: ((int, float), "a number"),
+    float | None: ((int, float), "a number"),
+    str: (str, "text"),
+}
+
+T = TypeVar("T")
+
+
+def load_config(path: Path) -> AgentConfig:
+    """Reads ``agent.yaml``; relative paths in it count from its folder.
+
+    Raises:
+        InvalidInput: the file cannot be read or says something that is not understood.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise InvalidInput(
+            f"the configuration {path} cannot be read: {error.strerror}",
+            "name the file with --config",
+        ) from error
+    if len(text) > _MAX_CONFIG_BYTES:
+        raise InvalidInput(f"the configuration {path} is larger than 1 MiB", "shorten it")
+    return parse_config(text, path.resolve().parent)
+
+
+def parse_config(text: str | bytes, base_dir: Path) -> AgentConfig:
+    """Parses the text of an ``agent.yaml``; ``base_dir`` anchors its relative paths.
+
+    Raises:
+        InvalidInput: naming the field or the line.
+    """
+    raw = _mapping("agent.yaml", _load_yaml(text))
+    cameras = raw.pop("cameras", None)
+    if not isinstance(cameras, list):
+        raise InvalidInput("cameras is missing or not a list", "list cameras with id and source")
+    values: dict[str, Any] = dict(raw)
+    values["cameras"] = tuple(_camera(item, base_dir) for item in cameras)
+    values["runtime"] = _build(RuntimeSettings, "runtime", raw.get("runtime", {}))
+    values["update"] = _build(UpdateSettings, "update", raw.get("update", {}))
+    values["outbox"] = _build(OutboxSettings, "outbox", raw.get("outbox", {}))
+    for name in ("data_dir", "rules", "status_file"):
+        if values.get(name) is not None:
+            if not isinstance(values[name], str):
+                raise InvalidInput(f"{name} is not a path", "write it as text")
+            values[name] = base_dir / Path(values[name]).expanduser()
+    return _build(AgentConfig, "agent.yaml", values)
+
+
+def _camera(item: object, base_dir: Path) -> CameraSettings:
+    values = _mapping("a camera", item)
+    if "id" in values:
+        values["camera_id"] = values.pop("id")
+    source = values.get("source")
+    if isinstance(source, str) and "://" not in source:
+        values["source"] = str(base_dir / Path(source).expanduser())
+    return _build(CameraSettings, f"camera {values.get('camera_id', '?')}", values)
+
+
+def _load_yaml(text: str | bytes) -> object:
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise InvalidInput(f"line {_line(event)} uses a YAML alias", "write the value out")
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"agent.yaml is not YAML: {error}", "mind the indentation") from error
+
+
+def _mapping(what: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InvalidInput(f"{what} is not a mapping of names to values", "see the documentation")
+    return dict(value)
+
+
+def _build(cls: Callable[..., T], where: str, raw: object) -> T:
+    """Makes a settings object, refusing unknown names and values of another type."""
+    values = _mapping(where, raw)
+    known = {item.name: item for item in fields(cast("Any", cls))}
+    for name, value in values.items():
+        if name not in known:
+            raise InvalidInput(
+                f"{where}: {name!r} is not a setting", f"known are {', '.join(sorted(known))}"
+            )
+        values[name] = _scalar(where, name, value, known[name].type)
+    for name, item in known.items():
+        if name not in values and item.default is MISSING:
+            raise InvalidInput(f"{where}: {name} is missing", "add it")
+    return cls(**values)
+
+
+def _scalar(where: str, name: str, value: object, wanted: Any) -> object:
+    """Checks a value against the plain types; composed ones are checked by their own builder."""
+    if wanted not in _PLAIN or (value is None and wanted == float | None):
+        return value
+    accepted, word = _PLAIN[wanted]
+    if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
+        raise InvalidInput(f"{where}: {name} is {value!r}", f"give {word}")
+    return float(value) if isinstance(value, int) and accepted == (int, float) else value
+
+
+def _line(event: yaml.Event) -> str:
+    return str(event.start_mark.line + 1) if event.start_mark is not None else "?"

@@ -1,0 +1,80 @@
+"""agent.yaml: what is read, and that each mistake is named."""
+
+from pathlib import Path
+
+import pytest
+
+from camagent.config_file import load_config, parse_config
+from camsdk.errors import InvalidInput
+
+GOOD = """
+data_dir: state
+rules: rules.yaml
+exit_when_finished: true
+cameras:
+  - id: gate-1
+    source: clip.avi
+    pace: fast
+    start_time_s: 1700000000
+  - {id: gate-2, source: "rtsp://user:secret@10.0.0.2/stream", transport: udp}
+runtime: {kind: cpu, threads: 2, infer_deadline_s: 1, memory_limit_mib: 512}
+update: {canary_deadline_s: 3, trial_frames: 20}
+outbox: {batch_wait_s: 0.1}
+"""
+
+
+def test_reads_all_groups(tmp_path: Path) -> None:
+    config = parse_config(GOOD, tmp_path)
+    assert config.data_dir == tmp_path / "state"
+    assert config.rules == tmp_path / "rules.yaml"
+    first, second = config.cameras
+    assert first.source == str(tmp_path / "clip.avi")
+    assert first.start_time_s == 1_700_000_000.0
+    assert second.source == "rtsp://user:secret@10.0.0.2/stream"
+    assert config.runtime.infer_deadline_s == 1.0
+    assert config.update.trial_frames == 20
+    assert config.exit_when_finished
+
+
+def test_source_is_not_in_the_repr(tmp_path: Path) -> None:
+    assert "secret" not in repr(parse_config(GOOD, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (("pace: fast", "pace: slow"), "pace"),
+        (("id: gate-2", "id: gate-1"), "twice"),
+        (("id: gate-2", "id: ../gate"), "camera id"),
+        (("trial_frames: 20", "trial_frames: many"), "trial_frames"),
+        (("threads: 2", "threads: true"), "threads"),
+        (("threads: 2", "threads: 0"), "threads"),
+        (("threads: 2", "thread: 2"), "thread"),
+        (("data_dir: state", ""), "data_dir"),
+        (("data_dir: state", "data_dir: 7"), "data_dir"),
+        (("cameras:", "others:"), "cameras"),
+        (("kind: cpu", "kind: npu"), "kind"),
+        (("data_dir: state", "data_dir: [state"), "YAML"),
+    ],
+)
+def test_a_mistake_is_named(change: tuple[str, str], word: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=word):
+        parse_config(GOOD.replace(*change), tmp_path)
+
+
+def test_aliases_are_refused(tmp_path: Path) -> None:
+    bomb = "a: &a [x, x]\nb: [*a, *a]\n"
+    with pytest.raises(InvalidInput, match="line 2 uses a YAML alias"):
+        parse_config(bomb, tmp_path)
+
+
+def test_a_missing_file_names_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="--config"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_an_oversized_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_bytes(b"#" * ((1 << 20) + 1))
+    with pytest.raises(InvalidInput, match="1 MiB"):
+        load_config(path)
