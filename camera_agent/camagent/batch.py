@@ -1,0 +1,154 @@
+"""``Batcher``: the pipeline's sink; gathers frames of one session into batches for the outbox.
+
+A batch leaves when it is full, when its first frame has waited ``batch_wait_s``, when the frame
+size or the model changes (a batch has one of each), and at once when a frame brings an event.
+Frames at or below the session's watermark were shipped in an earlier life and are dropped here.
+
+When the disk refuses a batch, it stays and is tried again with the next; beyond ``_MAX_HELD``
+frames the oldest without events are dropped, then the oldest of all, and counted.
+"""
+
+import logging
+import threading
+import time
+from dataclasses import replace
+from itertools import takewhile
+from typing import Final
+
+from camagent.config import OutboxSettings
+from camagent.outbox import NewBatch, Outbox, Session
+from camsdk.errors import ResourceExhausted
+from camsdk.vision.results import Event, FrameResult
+from camsdk.wire import encode_batch
+
+_log = logging.getLogger(__name__)
+
+_MAX_HELD: Final = 1024  # frames in memory while the disk is full: some MB
+_RETRY_S: Final = 1.0  # between two attempts on a full disk
+
+
+class Batcher:
+    """Sink of one camera's pipeline, for one session.
+
+    Args:
+        outbox: Where full batches go.
+        camera_id: The camera.
+        session: As the outbox gave it.
+        settings: Size and waiting time of a batch.
+
+    Attributes:
+        dropped_frames, dropped_events: Lost while the disk was full.
+    """
+
+    def __init__(
+        self, outbox: Outbox, camera_id: str, session: Session, settings: OutboxSettings
+    ) -> None:
+        self._outbox = outbox
+        self._camera_id = camera_id
+        self._session = session
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._held: list[FrameResult] = []
+        self._due_s = float("inf")  # monotonic: when the oldest held frame has waited enough
+        self._next_events: list[Event] = []
+        self.dropped_frames = 0
+        self.dropped_events = 0
+
+    def put(self, result: FrameResult) -> None:
+        """Takes the next frame's result; returns once an event in it is durable."""
+        if result.frame_index <= self._session.watermark:
+            return
+        with self._lock:
+            if self._next_events:
+                result = replace(result, events=(*self._next_events, *result.events))
+                self._next_events = []
+            if self._held and _kind(self._held[-1]) != _kind(result):
+                self._flush()
+            if not self._held:
+                self._due_s = time.monotonic() + self._settings.batch_wait_s
+            self._held.append(result)
+            is_full = len(self._held) >= self._settings.batch_frames
+            if result.events or is_full or time.monotonic() >= self._due_s:
+                self._flush()
+
+    def announce(self, event: Event) -> None:
+        """Has an event about the camera itself travel with the next frame."""
+        with self._lock:
+            self._next_events.append(event)
+
+    def flush_due(self, now_s: float) -> float:
+        """Commits what has waited enough at ``now_s``; returns when to ask again.
+
+        Both are of the monotonic clock; infinity means that nothing waits.
+        """
+        with self._lock:
+            if now_s >= self._due_s:
+                self._flush()
+            return self._due_s
+
+    def close(self) -> None:
+        """Commits the rest.
+
+        Raises:
+            ResourceExhausted: the disk refuses; the rest is lost with this object.
+        """
+        with self._lock:
+            self._flush()
+            if self._held:
+                raise ResourceExhausted(
+                    f"{len(self._held)} frames could not be stored", "free disk space"
+                )
+
+    def _flush(self) -> None:
+        """Commits all that is held, run by run of one kind (several only after a full disk)."""
+        while self._held:
+            kind = _kind(self._held[0])
+            run = list(
+                takewhile(
+                    lambda result: _kind(result) == kind,  # noqa: B023 # used up within the turn
+                    self._held[: self._settings.batch_frames],
+                )
+            )
+            try:
+                self._commit(run)
+            except ResourceExhausted as error:
+                _log.error("camera %s: %s", self._camera_id, error)
+                self._due_s = time.monotonic() + max(_RETRY_S, self._settings.batch_wait_s)
+                self._shorten()
+                return
+            del self._held[: len(run)]
+        self._due_s = float("inf")
+
+    def _commit(self, run: list[FrameResult]) -> None:
+        def encode(epoch: int, first_event_sequence: int) -> bytes:
+            return encode_batch(
+                run,
+                camera_id=self._camera_id,
+                session=self._session.session,
+                epoch=epoch,
+                first_event_sequence=first_event_sequence,
+            )
+
+        self._outbox.commit(
+            NewBatch(
+                camera_id=self._camera_id,
+                session=self._session.session,
+                last_frame_index=run[-1].frame_index,
+                frame_count=len(run),
+                event_count=sum(len(result.events) for result in run),
+                encode=encode,
+            )
+        )
+
+    def _shorten(self) -> None:
+        """The drop rule of a full disk."""
+        while len(self._held) > _MAX_HELD:
+            quiet = (index for index, result in enumerate(self._held) if not result.events)
+            dropped = self._held.pop(next(quiet, 0))
+            self.dropped_frames += 1
+            self.dropped_events += len(dropped.events)
+
+
+def _kind(result: FrameResult) -> tuple[int, int, str]:
+    """What all frames of a batch share."""
+    return result.width, result.height, result.model_digest

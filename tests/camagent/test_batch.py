@@ -1,0 +1,128 @@
+"""When a batch leaves, and what is dropped."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from camagent.batch import Batcher
+from camagent.config import OutboxSettings
+from camagent.outbox import NewBatch, Outbox, Session
+from camsdk.errors import ResourceExhausted
+from camsdk.vision.results import CAMERA_ONLINE, Event
+from camsdk.wire import decode_batch
+from support.frame_results import frame_result
+
+SLOW = OutboxSettings(batch_wait_s=30)
+
+
+@pytest.fixture
+def outbox(tmp_path: Path):
+    outbox = Outbox(tmp_path / "outbox.db")
+    yield outbox
+    outbox.close()
+
+
+def batcher(outbox: Outbox, settings: OutboxSettings = SLOW, watermark: int = -1) -> Batcher:
+    return Batcher(outbox, "cam", Session(1, 1000.0, watermark), settings)
+
+
+def sizes(outbox: Outbox) -> list[int]:
+    return [
+        len(decode_batch(waiting.payload).tracks.frame_index) for waiting in outbox.pending(0, 1000)
+    ]
+
+
+def test_a_full_batch_leaves(outbox: Outbox) -> None:
+    sink = batcher(outbox)
+    for index in range(70):
+        sink.put(frame_result(index))
+    assert sizes(outbox) == [32, 32]
+    sink.close()
+    assert sizes(outbox) == [32, 32, 6]
+
+
+def test_an_event_leaves_at_once(outbox: Outbox) -> None:
+    sink = batcher(outbox)
+    sink.put(frame_result(0))
+    sink.put(frame_result(1, event_count=2))
+    (waiting,) = outbox.pending(0, 9)
+    events = decode_batch(waiting.payload).events
+    assert [(e.epoch, e.sequence, e.event.rule) for e in events] == [
+        (outbox.epoch, 1, "line-0"),
+        (outbox.epoch, 2, "line-1"),
+    ]
+
+
+def test_waiting_ends(outbox: Outbox) -> None:
+    sink = batcher(outbox, OutboxSettings(batch_wait_s=0.05))
+    sink.put(frame_result(0))
+    due_s = sink.flush_due(time.monotonic())
+    assert 0 < due_s - time.monotonic() <= 0.05
+    assert sizes(outbox) == []
+    assert sink.flush_due(due_s) == float("inf")
+    assert sizes(outbox) == [1]
+
+
+def test_a_change_of_size_or_model_starts_a_batch(outbox: Outbox) -> None:
+    sink = batcher(outbox)
+    sink.put(frame_result(0))
+    sink.put(frame_result(1, digest="a" * 64))
+    sink.put(frame_result(2, digest="a" * 64, width=640))
+    sink.close()
+    assert sizes(outbox) == [1, 1, 1]
+
+
+def test_a_replay_ships_only_what_is_new(outbox: Outbox) -> None:
+    session = outbox.next_session("cam", "clip", True, 1000.0)
+    sink = Batcher(outbox, "cam", session, SLOW)
+    for index in range(40):
+        sink.put(frame_result(index, event_count=index == 20))
+    # killed here: frames 21 to 39 were only in memory
+    again = Batcher(outbox, "cam", outbox.next_session("cam", "clip", True, 0.0), SLOW)
+    for index in range(40):
+        again.put(frame_result(index, event_count=index == 20))
+    again.close()
+    shipped = [
+        int(index)
+        for waiting in outbox.pending(0, 99)
+        for index in decode_batch(waiting.payload).tracks.frame_index
+    ]
+    assert shipped == list(range(40))
+    assert outbox.stats().event_count == 1
+
+
+def test_an_announced_event_travels_with_the_next_frame(outbox: Outbox) -> None:
+    sink = batcher(outbox)
+    sink.announce(Event(CAMERA_ONLINE, 0, 1000.0))
+    sink.put(frame_result(0, event_count=1))
+    (waiting,) = outbox.pending(0, 9)
+    kinds = [e.event.kind for e in decode_batch(waiting.payload).events]
+    assert kinds == [CAMERA_ONLINE, "line_crossed"]
+
+
+class FullDisk(Outbox):
+    """An outbox whose disk is full for a while."""
+
+    is_full = True
+
+    def commit(self, batch: NewBatch) -> int:
+        if self.is_full:
+            raise ResourceExhausted("disk full")
+        return super().commit(batch)
+
+
+def test_a_full_disk_keeps_events_longest(tmp_path: Path) -> None:
+    outbox = FullDisk(tmp_path / "full.db")
+    sink = batcher(outbox)
+    for index in range(1100):
+        sink.put(frame_result(index, event_count=index < 10, track_count=0))
+    assert sink.dropped_events == 0
+    assert sink.dropped_frames == 1100 - 1024
+    with pytest.raises(ResourceExhausted, match="1024 frames"):
+        sink.close()
+    outbox.is_full = False
+    sink.close()
+    assert sum(sizes(outbox)) == 1024
+    assert outbox.stats().event_count == 10
+    outbox.close()
