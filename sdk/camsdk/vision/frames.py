@@ -6,6 +6,7 @@ Invariant: the planes are read-only views or copies that stay valid for the life
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import cv2
 import numpy as np
@@ -62,20 +63,28 @@ class Frame:
     @cached_property
     def rgb(self) -> U8:
         """uint8, shape (height, width, 3), BT.601; computed once, when first asked for."""
-        return yuv_to_rgb(self.y, self.u, self.v)
+        return yuv_to_rgb(self.y, self.u, self.v, is_full_range=self.is_full_range)
 
 
-def yuv_to_rgb(y: U8, u: U8, v: U8) -> U8:
-    """BT.601 limited-range YUV 4:2:0 planes to RGB.
+# Full range to limited: luma 0-255 to 16-235, chroma 1-255 about 128 to 16-240.
+_LUMA_TO_LIMITED: Final = np.rint(np.arange(256) * (219 / 255) + 16).astype(np.uint8)
+_CHROMA_TO_LIMITED: Final = np.rint((np.arange(256) - 128) * (224 / 255) + 128).astype(np.uint8)
+
+
+def yuv_to_rgb(y: U8, u: U8, v: U8, *, is_full_range: bool = False) -> U8:
+    """BT.601 YUV 4:2:0 planes to RGB.
 
     Args:
         y: uint8 (height, width). Odd sizes are handled by repeating the last row or column.
         u: uint8 (ceil(height / 2), ceil(width / 2)).
         v: As ``u``.
+        is_full_range: Whether luma spans 0-255 instead of 16-235.
 
     Returns:
         uint8 (height, width, 3).
     """
+    if is_full_range:
+        y, u, v = _LUMA_TO_LIMITED[y], _CHROMA_TO_LIMITED[u], _CHROMA_TO_LIMITED[v]
     height, width = y.shape
     if height % 2 or width % 2:
         y = np.pad(y, ((0, height % 2), (0, width % 2)), mode="edge")
