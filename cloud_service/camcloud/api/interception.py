@@ -1,0 +1,74 @@
+"""Puts a guard around every call of a server, whatever its kind.
+
+A guard is an asynchronous context manager: it may refuse before the handler runs, watch while it
+runs and translate what it raises.
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+
+from camcloud.api.errors import Context
+
+Guard = Callable[[str, Context], AbstractAsyncContextManager[None]]
+"""Called with the full method name, such as ``/camproto.v1.CloudApi/GetStatus``."""
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Continuation: TypeAlias = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+
+
+class GuardInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs alone
+    """Runs every handler within ``guard``."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler:
+        """Called by gRPC for each call."""
+        handler = await continuation(handler_call_details)
+        if handler is None:  # no such method: gRPC answers UNIMPLEMENTED
+            return handler
+        return _wrap(handler, handler_call_details.method, self._guard)
+
+
+def _wrap(handler: Handler, method: str, guard: Guard) -> Handler:
+    make, behaviour = _kind(handler)
+    if inspect.isasyncgenfunction(behaviour):
+
+        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with guard(method, context), aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    yield response
+
+        wrapped: Callable[..., Any] = stream
+    else:
+
+        async def single(request: Any, context: Context) -> Any:
+            async with guard(method, context):
+                return await behaviour(request, context)
+
+        wrapped = single
+    new: Handler = make(
+        wrapped,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+    return new
+
+
+def _kind(handler: Handler) -> tuple[Callable[..., Handler], Callable[..., Any]]:
+    table = {
+        (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
+        (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
+        (True, False): (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
+        (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
+    }
+    make, behaviour = table[handler.request_streaming, handler.response_streaming]
+    assert behaviour is not None, "a handler has the behaviour of its kind"
+    return make, behaviour

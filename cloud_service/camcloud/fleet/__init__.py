@@ -1,0 +1,1 @@
+"""The fleet: certificate authority, credentials, enrolment, devices and their desired state."""

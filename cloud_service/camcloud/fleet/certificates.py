@@ -1,0 +1,54 @@
+"""Which device certificates are in force: issued here, to a device that is not revoked.
+
+All functions run within the caller's transaction.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, delete, insert, select
+
+from camcloud.fleet.authority import DeviceCertificate
+from camcloud.store.fleet_tables import certificates, devices
+
+_BATCH = 500
+"""Serials per query; SQLite bounds the variables of one."""
+
+
+def record(
+    connection: Connection, device_id: str, certificate: DeviceCertificate, now_s: float
+) -> None:
+    """Puts a new certificate in force and forgets those that have expired."""
+    connection.execute(
+        delete(certificates).where(
+            certificates.c.device_id == device_id, certificates.c.expires_timestamp_s < now_s
+        )
+    )
+    connection.execute(
+        insert(certificates).values(
+            serial=certificate.serial,
+            device_id=device_id,
+            expires_timestamp_s=certificate.expires_timestamp_s,
+        )
+    )
+
+
+def in_force(connection: Connection, serials: Sequence[str]) -> dict[str, str]:
+    """The device of each serial that is in force; the dates are the caller's to judge."""
+    found: dict[str, str] = {}
+    for start in range(0, len(serials), _BATCH):
+        query = (
+            select(certificates.c.serial, certificates.c.device_id)
+            .join(devices, devices.c.device_id == certificates.c.device_id)
+            .where(
+                certificates.c.serial.in_(serials[start : start + _BATCH]),
+                devices.c.is_revoked.is_(False),
+            )
+        )
+        found.update({row.serial: row.device_id for row in connection.execute(query)})
+    return found
+
+
+def expires_timestamp_s(connection: Connection, device_id: str) -> float:
+    """When the device's newest certificate expires; 0 without one."""
+    query = select(certificates.c.expires_timestamp_s).where(certificates.c.device_id == device_id)
+    return max((row.expires_timestamp_s for row in connection.execute(query)), default=0.0)
