@@ -95,7 +95,8 @@ def create(
     """
     due = [item.device_id for item in candidates if item.fits and not _has(item, digest)]
     waves = deal(plan, due)
-    executions = tuple(_enlist(item, waves, digest, now_s) for item in candidates)
+    enlisted = (_enlist(item, waves, digest, now_s) for item in candidates)
+    executions = tuple(sorted(enlisted, key=lambda item: (item.wave, item.device_id)))
     rollout = Rollout(
         rollout_id, fleet, digest, plan, RolloutState.PENDING, now_s, executions=executions
     )
