@@ -102,7 +102,8 @@ class _Checker:
         if self._node_count > MAX_NODES:
             raise UnsupportedModel(f"the model has more than {MAX_NODES} nodes")
         has_operator = False
-        for number, value in _fields(data):
+        # The domain first: of a foreign operator it says more than the name.
+        for number, value in sorted(_fields(data), key=lambda field: field[0] != 7):
             if number == 4:
                 has_operator = True
                 self._check_operator(_message(value))
