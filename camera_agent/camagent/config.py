@@ -40,8 +40,11 @@ class CameraSettings:
         detect_every: Detector sees at most each n-th frame; 1, as the gate already saves calls.
         transport: Of RTSP media; TCP, as it crosses routers and loses nothing.
         open_timeout_s: Until the first frame; 5 s, as cameras wake slowly.
-        read_timeout_s: Between two frames, after which the stream counts as dead; 2 s.
-        max_backoff_s: Longest pause between two attempts to reconnect; 5 s.
+        read_timeout_s: Between two frames, after which the stream counts as dead; 1.8 s, so that
+            it is noticed within 2 s. Longer for a camera that sends less than a frame a second.
+        max_backoff_s: Longest pause between two attempts to reconnect; 0.5 s, so that a camera is
+            back within 1 s after it answers.
+        allow_http: Whether ``http`` and ``https`` sources are accepted.
         is_repeated: Read a finished recording again, as a new session, at each start of the agent.
             False: what has been shipped to its end is done.
     """
@@ -53,8 +56,9 @@ class CameraSettings:
     detect_every: int = 1
     transport: Transport = "tcp"
     open_timeout_s: float = 5.0
-    read_timeout_s: float = 2.0
-    max_backoff_s: float = 5.0
+    read_timeout_s: float = 1.8
+    max_backoff_s: float = 0.5
+    allow_http: bool = False
     is_repeated: bool = False
 
     def __post_init__(self) -> None:
