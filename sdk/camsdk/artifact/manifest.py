@@ -93,10 +93,10 @@ class OutputSpec(_Value):
     """How the output tensors become boxes.
 
     Attributes:
-        decoder: ``nanodet-gfl``: class scores and box distributions per stride (Generalized Focal
-            Loss, arXiv:2006.04388); ``boxes-scores-classes``: three tensors, already decoded.
+        decoder: ``nanodet-gfl``: class logits and box distributions per stride (Generalized Focal
+            Loss, arXiv:2006.04388), exact in ``camsdk.artifact.decode``; ``boxes-scores-classes``: three tensors, already decoded.
         tensors: Names of the graph's outputs. ``nanodet-gfl``: for each stride in turn the class
-            scores, then the distributions. ``boxes-scores-classes``: in that order.
+            logits, then the distributions. ``boxes-scores-classes``: in that order.
         strides: Pixels of the input per cell, one per scale; empty when already decoded.
         reg_max: Largest distance in strides that a distribution covers; it has reg_max + 1 bins.
         score_threshold: Boxes below are dropped.

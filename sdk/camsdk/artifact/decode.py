@@ -1,0 +1,173 @@
+"""From a model's output tensors to ``Detections``, as the manifest says.
+
+``nanodet-gfl`` (Generalized Focal Loss, arXiv:2006.04388): for each stride one tensor of class
+logits (1, classes, rows, columns) and one of distance distributions (1, 4 * (reg_max + 1), rows,
+columns). A cell's class is its largest logit; its score is the sigmoid of that. Left, top, right
+and bottom are the expected values of their softmax distributions over 0..reg_max, in strides, from
+the cell's centre. Only cells above the threshold are decoded, so the cost follows the objects.
+
+A model is not trusted: wrong shapes raise, and what is not finite is dropped.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camsdk.artifact.manifest import Manifest
+from camsdk.artifact.preprocess import placement
+from camsdk.errors import RuntimeFailure
+from camsdk.vision.results import F32, I64, Detections
+
+MAX_CANDIDATES = 1000
+"""Boxes that enter suppression, best first; bounds its time against a model that fires at all."""
+
+
+def decode(
+    outputs: Mapping[str, NDArray[np.generic]], manifest: Manifest, width: int, height: int
+) -> Detections:
+    """Boxes of one frame, best first, after class-wise non-maximum suppression.
+
+    Args:
+        outputs: Arrays by tensor name, as the runtime gave them.
+        manifest: Says what they mean.
+        width, height: Of the frame, pixels.
+
+    Returns:
+        At most ``max_detections`` boxes in pixels of the frame, clipped to it.
+
+    Raises:
+        RuntimeFailure: A tensor is missing or has another shape than the manifest implies.
+    """
+    if manifest.output.decoder == "nanodet-gfl":
+        found = _nanodet(outputs, manifest)
+    else:
+        found = _decoded_boxes(outputs, manifest)
+    place = placement(manifest.input, width, height)
+    scale = np.array([place.scale_x, place.scale_y] * 2, np.float32)
+    limit = np.array([width, height] * 2, np.float32)
+    xyxy = np.clip(found.xyxy * scale, 0, limit)
+    is_area = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])  # false for NaN too
+    found = Detections(xyxy, found.scores, found.class_ids)[is_area]
+    order = np.argsort(-found.scores, kind="stable")[:MAX_CANDIDATES]
+    found = found[order.astype(np.int64)]
+    keep = suppress(found.xyxy, found.class_ids, manifest.output.nms_iou)
+    return found[keep[: manifest.output.max_detections]]
+
+
+def suppress(xyxy: F32, class_ids: I64, iou: float) -> I64:
+    """Greedy non-maximum suppression within each class.
+
+    Args:
+        xyxy: float32 (n, 4), best first.
+        class_ids: int64 (n,).
+        iou: Of two boxes that overlap more, the later one goes.
+
+    Returns:
+        int64 (k,), indices that stay, ascending.
+    """
+    if not len(xyxy):
+        return np.zeros(0, np.int64)
+    overlaps = iou_matrix(xyxy, xyxy) > iou
+    overlaps &= class_ids[:, np.newaxis] == class_ids
+    is_gone = np.zeros(len(xyxy), np.bool_)
+    for index in range(len(xyxy)):
+        if not is_gone[index]:
+            is_gone[index + 1 :] |= overlaps[index, index + 1 :]
+    return np.flatnonzero(~is_gone)
+
+
+def iou_matrix(a: F32, b: F32) -> F32:
+    """Intersection over union of every box of ``a`` with every box of ``b``.
+
+    Args:
+        a: float32 (n, 4), xyxy.
+        b: float32 (m, 4), xyxy.
+
+    Returns:
+        float32 (n, m), 0 where both are empty.
+    """
+    low = np.maximum(a[:, np.newaxis, :2], b[:, :2])
+    high = np.minimum(a[:, np.newaxis, 2:], b[:, 2:])
+    inner = np.prod(np.maximum(high - low, 0), axis=2)
+    area_a = np.prod(a[:, 2:] - a[:, :2], axis=1)
+    area_b = np.prod(b[:, 2:] - b[:, :2], axis=1)
+    union = area_a[:, np.newaxis] + area_b - inner
+    return np.asarray(inner / np.where(union > 0, union, 1), np.float32)
+
+
+def _nanodet(outputs: Mapping[str, NDArray[np.generic]], manifest: Manifest) -> Detections:
+    """Boxes above the threshold, in pixels of the input tensor, before suppression."""
+    parts = list(_nanodet_scales(outputs, manifest))
+    return Detections(
+        np.concatenate([part.xyxy for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.class_ids for part in parts]),
+    )
+
+
+def _nanodet_scales(
+    outputs: Mapping[str, NDArray[np.generic]], manifest: Manifest
+) -> Iterator[Detections]:
+    spec, bins = manifest.output, manifest.output.reg_max + 1
+    threshold = np.float32(_logit(spec.score_threshold))
+    for stride, scores_name, distances_name in zip(
+        spec.strides, spec.tensors[::2], spec.tensors[1::2], strict=True
+    ):
+        rows, columns = -(-manifest.input.height // stride), -(-manifest.input.width // stride)
+        classes = len(manifest.classes)
+        logits = _tensor(outputs, scores_name, (1, classes, rows, columns)).reshape(classes, -1)
+        spread = _tensor(outputs, distances_name, (1, 4 * bins, rows, columns))
+        cells = np.flatnonzero(logits.max(axis=0) >= threshold)  # NaN compares false
+        chosen = logits[:, cells]
+        class_ids = chosen.argmax(axis=0)
+        scores = _sigmoid(np.take_along_axis(chosen, class_ids[np.newaxis], 0)[0])
+        distances = _expected(spread.reshape(4, bins, -1)[:, :, cells]) * stride
+        x = (cells % columns + 0.5) * stride
+        y = (cells // columns + 0.5) * stride
+        xyxy = np.stack([x, y, x, y]) + distances * np.array([[-1], [-1], [1], [1]])
+        yield Detections(
+            xyxy.T.astype(np.float32), scores.astype(np.float32), class_ids.astype(np.int64)
+        )
+
+
+def _expected(spread: F32) -> F32:
+    """Expected bin of softmax distributions (4, bins, n), shape (4, n); NaN stays NaN."""
+    with np.errstate(invalid="ignore"):
+        weights = np.exp(spread - spread.max(axis=1, keepdims=True))
+    bins = np.arange(spread.shape[1], dtype=np.float32)
+    return np.asarray(np.einsum("dbn,b->dn", weights, bins) / weights.sum(axis=1), np.float32)
+
+
+def _sigmoid(logits: F32) -> F32:
+    with np.errstate(over="ignore"):  # exp of a very negative logit: its score is 0
+        return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+
+
+def _logit(probability: float) -> float:
+    if probability <= 0:
+        return -math.inf
+    return math.inf if probability >= 1 else math.log(probability / (1 - probability))
+
+
+def _decoded_boxes(outputs: Mapping[str, NDArray[np.generic]], manifest: Manifest) -> Detections:
+    """``boxes-scores-classes``: xyxy in pixels of the input, scores, class ids; batch of one."""
+    boxes_name, scores_name, classes_name = manifest.output.tensors
+    scores = np.asarray(outputs.get(scores_name, ()), np.float32).reshape(-1)
+    xyxy = _tensor(outputs, boxes_name, (1, len(scores), 4))[0]
+    class_ids = _tensor(outputs, classes_name, (1, len(scores)))[0]
+    is_known = (class_ids >= 0) & (class_ids < len(manifest.classes))
+    keep = np.flatnonzero(is_known & (scores >= manifest.output.score_threshold))
+    return Detections(xyxy[keep], np.minimum(scores[keep], 1), class_ids[keep].astype(np.int64))
+
+
+def _tensor(outputs: Mapping[str, NDArray[np.generic]], name: str, shape: tuple[int, ...]) -> F32:
+    tensor = outputs.get(name)
+    if tensor is None or tensor.shape != shape:
+        found = "is missing" if tensor is None else f"has shape {tensor.shape}"
+        raise RuntimeFailure(
+            f"the model's output {name!r} {found}, its manifest says {shape}",
+            "the model and its manifest do not belong together",
+        )
+    return np.asarray(tensor, np.float32)

@@ -1,0 +1,179 @@
+"""Building an ONNX graph from operators that think in TensorFlow's layout.
+
+TensorFlow computes images as NHWC, ONNX as NCHW, and graphs that were converted before are full of
+transposes between the two. Here a transpose is no work but a note: a ``Value`` is a tensor in the
+ONNX graph together with the permutation that turns it into the tensor TensorFlow means. Transposing
+changes the note; an operator that needs a layout asks for it with ``Emitter.arranged``, which emits
+a Transpose only when the note says otherwise. A graph of convolutions comes out with none at all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+Array = NDArray[np.generic]
+Perm = tuple[int, ...]
+
+OPSET: Final = 17
+IR_VERSION: Final = 9
+"""Old enough for every onnxruntime that the platform accepts."""
+
+CHANNELS_FIRST: Final[Perm] = (0, 2, 3, 1)
+"""Note on an NCHW tensor that TensorFlow means as NHWC."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that TensorFlow means, and where it is in ONNX.
+
+    Attributes:
+        name: Of the ONNX tensor.
+        perm: TensorFlow's tensor is ``transpose(onnx tensor, perm)``.
+        shape: Of TensorFlow's tensor.
+        constant: TensorFlow's tensor, when it is known; ``name`` is then empty until it is used.
+    """
+
+    name: str
+    perm: Perm
+    shape: tuple[int, ...]
+    constant: Array | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether ONNX holds it as TensorFlow means it."""
+        return self.perm == tuple(range(len(self.perm)))
+
+    @property
+    def axes(self) -> Perm:
+        """The ONNX tensor is ``transpose(TensorFlow's tensor, axes)``."""
+        return inverse(self.perm)
+
+
+def inverse(perm: Perm) -> Perm:
+    """The permutation that undoes ``perm``."""
+    return tuple(perm.index(axis) for axis in range(len(perm)))
+
+
+def constant(value: Array) -> Value:
+    """A known tensor."""
+    return Value("", tuple(range(value.ndim)), value.shape, value)
+
+
+def transposed(value: Value, perm: Perm) -> Value:
+    """TensorFlow's ``transpose(value, perm)``: only the note changes."""
+    known = None if value.constant is None else np.transpose(value.constant, perm)
+    if known is not None:
+        return constant(known)
+    return replace(
+        value,
+        perm=tuple(value.perm[axis] for axis in perm),
+        shape=tuple(value.shape[axis] for axis in perm),
+    )
+
+
+class Emitter:
+    """Collects nodes and initializers, then makes the model."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, onnx.NodeProto] = {}  # by the first output's name
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+
+    def add_input(self, name: str, shape: tuple[int, ...]) -> Value:
+        """A float32 input of the graph."""
+        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return Value(name, tuple(range(len(shape))), shape)
+
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        name: str,
+        outputs: int = 1,
+        **attributes: Any,
+    ) -> tuple[str, ...]:
+        """Emit one node; its outputs are called ``name``, ``name:1``, ..."""
+        names = tuple(f"{name}:{i}" if i else name for i in range(outputs))
+        self._nodes[name] = helper.make_node(op, list(inputs), list(names), name=name, **attributes)
+        return names
+
+    def initializer(self, name: str, value: Array) -> str:
+        """A stored constant."""
+        self._initializers[name] = numpy_helper.from_array(np.array(value, order="C"), name)
+        return name
+
+    def producer(self, name: str) -> onnx.NodeProto | None:
+        """The node whose first output is ``name``."""
+        return self._nodes.get(name)
+
+    def stored(self, name: str) -> Array:
+        """The value of an initializer."""
+        return numpy_helper.to_array(self._initializers[name])
+
+    def arranged(self, value: Value, perm: Perm, name: str) -> str:
+        """The ONNX tensor of ``value`` in the layout that ``perm`` notes.
+
+        Args:
+            name: Prefix for what has to be emitted.
+        """
+        axes = inverse(perm)
+        if value.constant is not None:
+            return self.initializer(f"{name}/constant", np.transpose(value.constant, axes))
+        if value.perm == perm:
+            return value.name
+        swap = [value.perm[axis] for axis in axes]
+        return self.node("Transpose", [value.name], f"{name}/transpose", perm=swap)[0]
+
+    def plain(self, value: Value, name: str) -> str:
+        """The ONNX tensor of ``value`` as TensorFlow means it."""
+        return self.arranged(value, tuple(range(len(value.perm))), name)
+
+    def model(self, outputs: Mapping[str, Value], producer: str) -> onnx.ModelProto:
+        """The checked model with only what its outputs need.
+
+        Args:
+            outputs: Public name and tensor of each output.
+            producer: Name and version of the tool.
+        """
+        rename: dict[str, str] = {}
+        infos = []
+        for name, value in outputs.items():
+            tensor = self.plain(value, name)
+            is_taken = tensor in rename or tensor not in self._nodes
+            if is_taken:  # an input, a constant, a second output of a node, or named before
+                self.node("Identity", [tensor], f"{name}/output")
+                tensor = f"{name}/output"
+            rename[tensor] = name
+            infos.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape))
+        nodes = self._needed(set(rename))
+        for node in nodes:
+            node.input[:] = [rename.get(tensor, tensor) for tensor in node.input]
+            node.output[:] = [rename.get(tensor, tensor) for tensor in node.output]
+        used = {tensor for node in nodes for tensor in node.input}
+        graph = helper.make_graph(
+            nodes,
+            "imported",
+            self._inputs,
+            infos,
+            [value for name, value in self._initializers.items() if name in used],
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name=producer
+        )
+        model.ir_version = IR_VERSION
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    def _needed(self, tensors: set[str]) -> list[onnx.NodeProto]:
+        wanted = set(tensors)
+        kept = []
+        for node in reversed(self._nodes.values()):
+            if wanted.intersection(node.output):
+                kept.append(node)
+                wanted.update(node.input)
+        return kept[::-1]

@@ -1,0 +1,129 @@
+"""TensorFlow.js graph model to ONNX, with numpy and onnx alone.
+
+``import_graph_model`` walks the graph in topological order and hands each node to the function that
+``tfjs_operators`` has for its operator. Constants are folded on the way, padding and biases move
+into the convolution that they belong to, and transposes between layouts vanish (``onnx_emitter``).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import onnx
+
+from camsdk.compress.onnx_emitter import Emitter, Value, constant
+from camsdk.compress.tfjs_operators import OPERATORS, Context
+from camsdk.compress.tfjs_reader import TfGraph, TfNode, node_of, output_index, read_graph
+from camsdk.errors import InvalidInput, UnsupportedModel
+
+PRODUCER: Final = "camsdk.compress.tfjs"
+
+
+def import_graph_model(
+    json_path: Path,
+    *,
+    shards: Mapping[str, Path] | None = None,
+    outputs: Mapping[str, str] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> onnx.ModelProto:
+    """Import a TensorFlow.js graph model.
+
+    Args:
+        json_path: The model's JSON file.
+        shards: Where each weight file named in it lies; by default beside it.
+        outputs: Public name to TensorFlow tensor (``node`` or ``node:output``), which may lie
+            inside the graph; by default the outputs that the file declares, under their names.
+        input_shapes: Static shape of each input whose declared shape has a free dimension.
+
+    Returns:
+        A model of opset 17 with float32 inputs and outputs in TensorFlow's own layout.
+
+    Raises:
+        NotFound: A file is missing.
+        DataCorrupted: Truncated or malformed files.
+        UnsupportedModel: An operator or one of its options is not supported; names the layer.
+        InvalidInput: ``outputs`` or ``input_shapes`` do not fit the graph.
+    """
+    graph = read_graph(json_path, shards=shards)
+    chosen = dict(outputs) if outputs else {name: name for name in graph.outputs}
+    for name, tensor in chosen.items():
+        if node_of(tensor) not in graph.nodes:
+            raise InvalidInput(
+                f"output {name!r} wants tensor {tensor!r}, which the graph does not have",
+                f"the graph declares {', '.join(graph.outputs)}",
+            )
+    emitter = Emitter()
+    values = _emit(graph, emitter, _needed(graph, chosen.values()), input_shapes or {})
+    picked = {name: _pick(values, tensor) for name, tensor in chosen.items()}
+    return emitter.model(picked, PRODUCER)
+
+
+def _needed(graph: TfGraph, tensors: Iterable[str]) -> set[str]:
+    """Names of all nodes that the tensors depend on."""
+    stack = [node_of(tensor) for tensor in tensors]
+    needed: set[str] = set()
+    while stack:
+        name = stack.pop()
+        if name not in needed:
+            needed.add(name)
+            stack.extend(node_of(tensor) for tensor in graph.nodes[name].inputs)
+    return needed
+
+
+def _emit(
+    graph: TfGraph,
+    emitter: Emitter,
+    needed: set[str],
+    input_shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, tuple[Value, ...]]:
+    """The outputs of every needed node, by the node's name."""
+    uses: dict[str, int] = {}
+    for name in needed:
+        for tensor in graph.nodes[name].inputs:
+            uses[node_of(tensor)] = uses.get(node_of(tensor), 0) + 1
+    context = Context(emitter, uses)
+    values: dict[str, tuple[Value, ...]] = {}
+    for name, node in graph.nodes.items():
+        if name not in needed:
+            continue
+        if node.op == "Const":
+            values[name] = (constant(graph.constants[name]),)
+        elif node.op == "Placeholder":
+            values[name] = (emitter.add_input(name, _input_shape(node, input_shapes)),)
+        else:
+            inputs = [_pick(values, tensor) for tensor in node.inputs]
+            values[name] = _convert(node, inputs, context)
+    return values
+
+
+def _convert(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    operator = OPERATORS.get(node.op)
+    if operator is None:
+        raise UnsupportedModel(
+            f"operator {node.op!r} of layer {node.name!r} cannot be imported",
+            f"supported are {', '.join(sorted(OPERATORS))}",
+        )
+    try:
+        return operator(node, inputs, context)
+    except (ValueError, IndexError) as error:  # shapes that do not fit each other
+        raise UnsupportedModel(
+            f"layer {node.name!r} ({node.op}) does not fit its inputs of shapes "
+            f"{[value.shape for value in inputs]}: {error}"
+        ) from error
+
+
+def _pick(values: Mapping[str, tuple[Value, ...]], tensor: str) -> Value:
+    outputs = values[node_of(tensor)]
+    index = output_index(tensor)
+    if index >= len(outputs):
+        raise UnsupportedModel(f"tensor {tensor!r}: its layer has {len(outputs)} outputs")
+    return outputs[index]
+
+
+def _input_shape(node: TfNode, input_shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    shape = input_shapes.get(node.name) or node.shape("shape")
+    if not shape or min(shape) < 1:
+        raise InvalidInput(
+            f"input {node.name!r} has the free shape {shape}", "give input_shapes for it"
+        )
+    return shape

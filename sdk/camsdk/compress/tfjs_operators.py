@@ -1,0 +1,445 @@
+"""What each TensorFlow operator becomes in ONNX.
+
+An operator's function takes the node and its input values and returns its output values. Semantics
+follow TensorFlow's operator documentation: SAME padding puts the odd pixel at the end, bilinear
+resizing with ``half_pixel_centers`` is ONNX's ``half_pixel`` without antialiasing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from camsdk.compress.onnx_emitter import CHANNELS_FIRST, Emitter, Perm, Value, constant, transposed
+from camsdk.compress.tfjs_reader import Array, TfNode
+from camsdk.errors import UnsupportedModel
+
+Pads = tuple[int, int, int, int]
+"""Top, left, bottom, right: the order of ONNX."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an operator needs besides its inputs.
+
+    Attributes:
+        uses: How many inputs take a node's outputs, by the node's name.
+    """
+
+    emitter: Emitter
+    uses: Mapping[str, int]
+
+
+Operator = Callable[[TfNode, Sequence[Value], Context], tuple[Value, ...]]
+
+
+def _known(value: Value, node: TfNode, what: str) -> Array:
+    if value.constant is None:
+        raise UnsupportedModel(
+            f"{what} of layer {node.name!r} ({node.op}) is computed, it must be a constant"
+        )
+    return value.constant
+
+
+def _known_ints(value: Value, node: TfNode, what: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in _known(value, node, what).reshape(-1))
+
+
+def _need_nhwc(node: TfNode) -> None:
+    layout = node.text("data_format", "NHWC")
+    if layout != "NHWC":
+        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) has data format {layout}")
+
+
+def _spatial(node: TfNode, key: str) -> tuple[int, int]:
+    numbers = node.ints(key) or (1, 1, 1, 1)
+    if len(numbers) != 4 or numbers[0] != 1 or numbers[3] != 1 or min(numbers) < 1:
+        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) has {key} {numbers}")
+    return numbers[1], numbers[2]
+
+
+def _window_pads(
+    node: TfNode, size: tuple[int, int], window: tuple[int, int], strides: tuple[int, int]
+) -> Pads:
+    """Padding of a window operator over an image of ``size`` (height, width)."""
+    mode = node.text("padding", "VALID")
+    if mode == "VALID":
+        return (0, 0, 0, 0)
+    if mode == "EXPLICIT":
+        rows = node.ints("explicit_paddings")
+        if len(rows) != 8 or any(rows[:2]) or any(rows[6:]):
+            raise UnsupportedModel(f"layer {node.name!r} ({node.op}) pads {rows}")
+        return (rows[2], rows[4], rows[3], rows[5])
+    if mode != "SAME":
+        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) has padding {mode}")
+    totals = [
+        max((-(-length // stride) - 1) * stride + reach - length, 0)
+        for length, reach, stride in zip(size, window, strides, strict=True)
+    ]
+    top, left = totals[0] // 2, totals[1] // 2
+    return (top, left, totals[0] - top, totals[1] - left)
+
+
+def _taken_pads(name: str, context: Context, fill: float) -> tuple[str, Pads]:
+    """The tensor before a Pad of ``fill`` around the image, and what that padded.
+
+    A Pad that only one operator uses is thereby left without use and vanishes.
+    """
+    pad = context.emitter.producer(name)
+    if pad is None or pad.op_type != "Pad":
+        return name, (0, 0, 0, 0)
+    rows = context.emitter.stored(pad.input[1]).tolist()
+    if float(context.emitter.stored(pad.input[2])) != fill or any(rows[:2]) or any(rows[4:6]):
+        return name, (0, 0, 0, 0)
+    return pad.input[0], (rows[2], rows[3], rows[6], rows[7])
+
+
+def _image_result(
+    name: str,
+    value: Value,
+    channels: int,
+    pads: Pads,
+    node: TfNode,
+    window: tuple[int, int],
+    strides: tuple[int, int],
+) -> Value:
+    """The value of a window operator; ``pads`` are those of the operator itself."""
+    _, height, width, _ = value.shape
+    rows = (height + pads[0] + pads[2] - window[0]) // strides[0] + 1
+    columns = (width + pads[1] + pads[3] - window[1]) // strides[1] + 1
+    if rows < 1 or columns < 1:
+        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) is larger than its input")
+    return Value(name, CHANNELS_FIRST, (value.shape[0], rows, columns, channels))
+
+
+def _convolution(
+    node: TfNode, image: Value, weights: Array, group: int, bias: Array | None, context: Context
+) -> Value:
+    """A convolution; ``weights`` in ONNX's order (out, in / group, rows, columns)."""
+    _need_nhwc(node)
+    strides, dilations = _spatial(node, "strides"), _spatial(node, "dilations")
+    if image.shape[3] != weights.shape[1] * group:
+        raise ValueError(f"weights take {weights.shape[1] * group} channels")
+    window = (
+        (weights.shape[2] - 1) * dilations[0] + 1,
+        (weights.shape[3] - 1) * dilations[1] + 1,
+    )
+    pads = _window_pads(node, (image.shape[1], image.shape[2]), window, strides)
+    emitter = context.emitter
+    source, before = _taken_pads(
+        emitter.arranged(image, CHANNELS_FIRST, node.name), context, fill=0.0
+    )
+    inputs = [source, emitter.initializer(f"{node.name}/weights", weights)]
+    if bias is not None:
+        inputs.append(emitter.initializer(f"{node.name}/bias", bias))
+    (name,) = emitter.node(
+        "Conv",
+        inputs,
+        node.name,
+        strides=strides,
+        dilations=dilations,
+        group=group,
+        kernel_shape=weights.shape[2:],
+        pads=[own + taken for own, taken in zip(pads, before, strict=True)],
+    )
+    return _image_result(name, image, weights.shape[0], pads, node, window, strides)
+
+
+def _conv2d(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    weights = _known(inputs[1], node, "the kernel").transpose(3, 2, 0, 1)
+    image = inputs[0]
+    return (_convolution(node, image, weights, 1, None, context),)
+
+
+def _depthwise_weights(kernel: Array) -> Array:
+    rows, columns, channels, multiplier = kernel.shape
+    return kernel.reshape(rows, columns, 1, channels * multiplier).transpose(3, 2, 0, 1)
+
+
+def _depthwise(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    kernel = _known(inputs[1], node, "the kernel")
+    weights = _depthwise_weights(kernel)
+    return (_convolution(node, inputs[0], weights, kernel.shape[2], None, context),)
+
+
+def _fused_conv(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    kernel = _known(inputs[1], node, "the kernel")
+    steps = node.texts("fused_ops")
+    if steps[:1] != ("BiasAdd",) or len(steps) > 2 or len(inputs) != 3:
+        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) fuses {', '.join(steps)}")
+    bias = _known(inputs[2], node, "the bias")
+    if node.op == "_FusedConv2D":
+        weights, group = kernel.transpose(3, 2, 0, 1), 1
+    else:
+        weights, group = _depthwise_weights(kernel), kernel.shape[2]
+    value = _convolution(node, inputs[0], weights, group, bias, context)
+    if len(steps) == 1:
+        return (value,)
+    if steps[1] not in _ACTIVATIONS:
+        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) fuses {steps[1]}")
+    return (_activation(steps[1], node, value, context, f"{node.name}/{steps[1]}"),)
+
+
+def _activation(op: str, node: TfNode, value: Value, context: Context, name: str) -> Value:
+    emitter = context.emitter
+    source = value.name
+    if value.constant is not None:
+        source = emitter.plain(value, name)
+    if op == "LeakyRelu":
+        alpha = node.number("leakyrelu_alpha" if "fused_ops" in node.attributes else "alpha", 0.2)
+        (result,) = emitter.node("LeakyRelu", [source], name, alpha=alpha)
+    elif op == "Relu6":
+        bounds = [
+            emitter.initializer(f"{name}/{end}", np.asarray(limit, np.float32))
+            for end, limit in (("low", 0.0), ("high", 6.0))
+        ]
+        (result,) = emitter.node("Clip", [source, *bounds], name)
+    else:
+        (result,) = emitter.node(op, [source], name)
+    return Value(result, value.perm, value.shape)
+
+
+def _elementwise(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    return (_activation(node.op, node, inputs[0], context, node.name),)
+
+
+_ACTIVATIONS: Final = ("Relu", "Relu6", "LeakyRelu", "Sigmoid", "Tanh", "Elu")
+
+
+def _softmax(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    (value,) = inputs
+    axis = value.perm[len(value.shape) - 1]
+    (name,) = context.emitter.node("Softmax", [value.name], node.name, axis=axis)
+    return (Value(name, value.perm, value.shape),)
+
+
+_NUMPY_BINARY: Final[dict[str, np.ufunc]] = {
+    "Add": np.add,
+    "AddV2": np.add,
+    "BiasAdd": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Maximum": np.maximum,
+    "Minimum": np.minimum,
+}
+_ONNX_BINARY: Final = {
+    "Add": "Add",
+    "AddV2": "Add",
+    "BiasAdd": "Add",
+    "Sub": "Sub",
+    "Mul": "Mul",
+    "Maximum": "Max",
+    "Minimum": "Min",
+}
+
+
+def _binary(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    left, right = inputs
+    if left.constant is not None and right.constant is not None:
+        return (constant(np.asarray(_NUMPY_BINARY[node.op](left.constant, right.constant))),)
+    shape = np.broadcast_shapes(left.shape, right.shape)
+    leader = left if left.constant is None and len(left.shape) == len(shape) else right
+    if leader.constant is not None or len(leader.shape) != len(shape):
+        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) broadcasts to a higher rank")
+    if node.op in ("Add", "AddV2", "BiasAdd"):
+        other = right if leader is left else left
+        fused = _biased(node, leader, other, context)
+        if fused is not None:
+            return (fused,)
+    names = [
+        leader.name
+        if value is leader
+        else context.emitter.arranged(
+            _same_rank(value, len(shape), node), leader.perm, f"{node.name}/{side}"
+        )
+        for side, value in zip(("left", "right"), inputs, strict=True)
+    ]
+    (name,) = context.emitter.node(_ONNX_BINARY[node.op], names, node.name)
+    return (Value(name, leader.perm, shape),)
+
+
+def _same_rank(value: Value, rank: int, node: TfNode) -> Value:
+    """With leading dimensions of 1, as broadcasting has it."""
+    missing = rank - len(value.shape)
+    if not missing:
+        return value
+    known = _known(value, node, "the operand of lower rank")
+    return constant(known.reshape((1,) * missing + known.shape))
+
+
+def _biased(node: TfNode, image: Value, bias: Value, context: Context) -> Value | None:
+    """The sum as a convolution with bias, when it is one."""
+    emitter = context.emitter
+    conv = emitter.producer(image.name)
+    if bias.constant is None or conv is None or conv.op_type != "Conv" or len(conv.input) != 2:
+        return None
+    if context.uses.get(conv.name, 0) != 1 or not image.shape:
+        return None
+    channel_axis = image.perm.index(1)
+    known = _known(_same_rank(bias, len(image.shape), node), node, "the bias")
+    per_channel = np.moveaxis(known, channel_axis, -1)
+    if any(length != 1 for length in per_channel.shape[:-1]):
+        return None
+    channels = image.shape[channel_axis]
+    flat = np.broadcast_to(per_channel.reshape(-1), channels).astype(np.float32)
+    conv.input.append(emitter.initializer(f"{node.name}/bias", flat))
+    return image
+
+
+def _pool(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    _need_nhwc(node)
+    (image,) = inputs
+    window, strides = _spatial(node, "ksize"), _spatial(node, "strides")
+    pads = _window_pads(node, (image.shape[1], image.shape[2]), window, strides)
+    source = context.emitter.arranged(image, CHANNELS_FIRST, node.name)
+    before: Pads = (0, 0, 0, 0)
+    if node.op == "MaxPool":
+        source, before = _taken_pads(source, context, fill=-np.inf)
+    (name,) = context.emitter.node(
+        "MaxPool" if node.op == "MaxPool" else "AveragePool",
+        [source],
+        node.name,
+        kernel_shape=window,
+        strides=strides,
+        pads=[own + taken for own, taken in zip(pads, before, strict=True)],
+    )
+    return (_image_result(name, image, image.shape[3], pads, node, window, strides),)
+
+
+def _pad(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    value = inputs[0]
+    rows = np.asarray(_known(inputs[1], node, "the padding"), np.int64)
+    fill = _known(inputs[2], node, "the fill") if len(inputs) > 2 else np.zeros((), np.float32)
+    if rows.shape != (len(value.shape), 2) or rows.min(initial=0) < 0:
+        raise ValueError(f"padding of shape {rows.shape}")
+    physical = rows[list(value.axes)]
+    emitter = context.emitter
+    amounts = emitter.initializer(f"{node.name}/pads", physical.T.reshape(-1))
+    filler = emitter.initializer(f"{node.name}/fill", np.asarray(fill, np.float32).reshape(()))
+    (name,) = emitter.node("Pad", [value.name, amounts, filler], node.name)
+    shape = tuple(
+        int(n + before + after) for n, (before, after) in zip(value.shape, rows, strict=True)
+    )
+    return (Value(name, value.perm, shape),)
+
+
+def _concat(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    *values, axis_value = inputs
+    (axis,) = _known_ints(axis_value, node, "the axis")
+    rank = len(values[0].shape)
+    axis %= rank
+    perm: Perm = next((v.perm for v in values if v.constant is None), tuple(range(rank)))
+    names = [
+        context.emitter.arranged(value, perm, f"{node.name}/{i}") for i, value in enumerate(values)
+    ]
+    (name,) = context.emitter.node("Concat", names, node.name, axis=perm[axis])
+    shape = list(values[0].shape)
+    shape[axis] = sum(value.shape[axis] for value in values)
+    return (Value(name, perm, tuple(shape)),)
+
+
+def _split(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    if node.op == "SplitV":
+        value, sizes_value, axis_value = inputs
+        (axis,) = _known_ints(axis_value, node, "the axis")
+        sizes = list(_known_ints(sizes_value, node, "the sizes"))
+    else:
+        axis_value, value = inputs
+        (axis,) = _known_ints(axis_value, node, "the axis")
+        parts = node.integer("num_split", 1)
+        sizes = [value.shape[axis] // parts] * parts
+    axis %= len(value.shape)
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = value.shape[axis] - sum(sizes) - 1
+    if sum(sizes) != value.shape[axis] or min(sizes) < 0:
+        raise ValueError(f"parts of {sizes}")
+    emitter = context.emitter
+    lengths = emitter.initializer(f"{node.name}/sizes", np.asarray(sizes, np.int64))
+    names = emitter.node(
+        "Split", [value.name, lengths], node.name, outputs=len(sizes), axis=value.perm[axis]
+    )
+    shapes = [(*value.shape[:axis], size, *value.shape[axis + 1 :]) for size in sizes]
+    return tuple(Value(n, value.perm, s) for n, s in zip(names, shapes, strict=True))
+
+
+def _reshape(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    value = inputs[0]
+    target = _known_ints(inputs[1], node, "the shape")
+    shape = np.empty(value.shape, np.bool_).reshape(target).shape
+    if value.constant is not None:
+        return (constant(value.constant.reshape(shape)),)
+    emitter = context.emitter
+    wanted = emitter.initializer(f"{node.name}/shape", np.asarray(shape, np.int64))
+    (name,) = emitter.node("Reshape", [emitter.plain(value, node.name), wanted], node.name)
+    return (Value(name, tuple(range(len(shape))), shape),)
+
+
+def _transpose(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    perm = _known_ints(inputs[1], node, "the permutation")
+    if sorted(perm) != list(range(len(inputs[0].shape))):
+        raise ValueError(f"permutation {perm}")
+    return (transposed(inputs[0], perm),)
+
+
+def _resize(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    image = inputs[0]
+    rows, columns = _known_ints(inputs[1], node, "the size")
+    if node.flag("align_corners") or not node.flag("half_pixel_centers"):
+        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) does not use half-pixel centers")
+    batch, _, _, channels = image.shape
+    emitter = context.emitter
+    size = np.asarray((batch, channels, rows, columns), np.int64)
+    names = [
+        emitter.arranged(image, CHANNELS_FIRST, node.name),
+        "",
+        "",
+        emitter.initializer(f"{node.name}/size", size),
+    ]
+    # Nearest, TensorFlow: the pixel in which the centre lies, and on a border the later one.
+    (name,) = emitter.node(
+        "Resize",
+        names,
+        node.name,
+        mode="linear" if node.op == "ResizeBilinear" else "nearest",
+        coordinate_transformation_mode="half_pixel",
+        nearest_mode="round_prefer_ceil",
+    )
+    return (Value(name, CHANNELS_FIRST, (batch, rows, columns, channels)),)
+
+
+def _sparse_to_dense(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    """Only of constants: converters leave it in the arithmetic of shapes."""
+    indices, shape, values, default = (_known(value, node, "an input") for value in inputs)
+    dense = np.full(tuple(int(n) for n in shape.reshape(-1)), default, values.dtype)
+    places = indices.reshape(len(indices), -1) if indices.size else np.zeros((0, dense.ndim), int)
+    dense[tuple(places.T)] = values
+    return (constant(dense),)
+
+
+def _identity(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    return (inputs[0],)
+
+
+OPERATORS: Final[dict[str, Operator]] = {
+    "AvgPool": _pool,
+    "ConcatV2": _concat,
+    "Conv2D": _conv2d,
+    "DepthwiseConv2dNative": _depthwise,
+    "FusedDepthwiseConv2dNative": _fused_conv,
+    "Identity": _identity,
+    "MaxPool": _pool,
+    "Pad": _pad,
+    "PadV2": _pad,
+    "Reshape": _reshape,
+    "ResizeBilinear": _resize,
+    "ResizeNearestNeighbor": _resize,
+    "Softmax": _softmax,
+    "SparseToDense": _sparse_to_dense,
+    "Split": _split,
+    "SplitV": _split,
+    "Transpose": _transpose,
+    "_FusedConv2D": _fused_conv,
+    **dict.fromkeys(_NUMPY_BINARY, _binary),
+    **dict.fromkeys(_ACTIVATIONS, _elementwise),
+}
