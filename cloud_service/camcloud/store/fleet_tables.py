@@ -61,6 +61,7 @@ devices = Table(
     Column("desired_is_rollback", Boolean, nullable=False),
     Column("attempt", BigInteger, nullable=False),
     Column("running_digest", Digest, nullable=False),
+    Column("refused_digest", Digest, nullable=False),
     Column("reported", LargeBinary, nullable=False),  # serialized DeviceReport, the last one kept
     Index("ix_devices_fleet", "fleet"),
 )

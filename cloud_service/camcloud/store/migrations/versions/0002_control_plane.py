@@ -71,6 +71,7 @@ def upgrade() -> None:
         sa.Column("desired_is_rollback", sa.Boolean(), nullable=False),
         sa.Column("attempt", sa.BigInteger(), nullable=False),
         sa.Column("running_digest", sa.String(length=64), nullable=False),
+        sa.Column("refused_digest", sa.String(length=64), nullable=False),
         sa.Column("reported", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(["fleet"], ["fleets.name"], name=op.f("fk_devices_fleet_fleets")),
         sa.PrimaryKeyConstraint("device_id", name=op.f("pk_devices")),
