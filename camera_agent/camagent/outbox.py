@@ -146,6 +146,11 @@ class Outbox:
         return self._ledger.counters["epoch"]
 
     @property
+    def last_sequence(self) -> int:
+        """Of the newest batch, 0 before the first. Takes no lock: a number that only grows."""
+        return self._ledger.counters["next_sequence"] - 1
+
+    @property
     def oldest_sequence(self) -> int:
         """Of the oldest batch held and not acknowledged, or of the next to be made."""
         with self._lock:
@@ -292,9 +297,11 @@ class Outbox:
         """Figures of now."""
         with self._lock:
             counters = self._ledger.counters
-            lazy = self._acked - self._deleted
+            (lazy,) = self._ledger.one(
+                "SELECT count(*) FROM batches WHERE sequence <= ?", self._acked
+            )
             return OutboxStats(
-                depth=max(0, counters["depth"] - lazy),
+                depth=counters["depth"] - lazy,
                 waiting_bytes=counters["bytes"],
                 batch_count=counters["next_sequence"] - 1,
                 event_count=counters["next_event_sequence"] - 1,
