@@ -54,6 +54,7 @@ class DeviceRow:
     desired_is_rollback: bool
     attempt: int
     running_digest: str
+    refused_digest: str
     reported: bytes
 
 
@@ -171,6 +172,7 @@ def add_device(
             desired_is_rollback=False,
             attempt=0,
             running_digest="",
+            refused_digest="",
             reported=b"",
         )
     )
@@ -285,6 +287,13 @@ def record_report(
         update(devices)
         .where(devices.c.device_id == device_id)
         .values(running_digest=running_digest, reported=reported, last_seen_timestamp_s=now_s)
+    )
+
+
+def record_refusal(connection: Connection, device_id: str, digest: str) -> None:
+    """Keeps what a device could not run; ``""`` after a success."""
+    connection.execute(
+        update(devices).where(devices.c.device_id == device_id).values(refused_digest=digest)
     )
 
 

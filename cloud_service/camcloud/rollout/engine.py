@@ -62,6 +62,11 @@ class Observation:
     running_digest: str
     detail: str = ""
 
+    @property
+    def has_refused(self) -> bool:
+        """Whether the device says that it cannot run ``update_digest``."""
+        return self.progress is Progress.FAILED and self.update_digest != self.running_digest
+
 
 @dataclass(frozen=True)
 class Order:
@@ -201,7 +206,7 @@ def _enlist(candidate: Candidate, waves: dict[str, int], digest: str, now_s: flo
         candidate.device_id,
         waves.get(candidate.device_id, 0),
         state,
-        candidate.running_digest,
+        candidate.from_digest,
         candidate.attempt,
         changed_timestamp_s=now_s,
     )

@@ -111,6 +111,7 @@ class Candidate:
         fits: Whether the artifact was made for its hardware.
         running_digest: What it last said it runs, ``""`` for none.
         desired_digest: What it has been told to run.
+        refused_digest: What it last refused or failed with, ``""`` after a success.
         attempt: Number of the last order that it was given.
     """
 
@@ -118,7 +119,17 @@ class Candidate:
     fits: bool
     running_digest: str
     desired_digest: str
+    refused_digest: str
     attempt: int
+
+    @property
+    def from_digest(self) -> str:
+        """Where an abort sends it back to: what it was told to run, unless it cannot.
+
+        What it runs may be an artifact of an aborted rollout, which it is about to leave.
+        """
+        is_refused = self.desired_digest == self.refused_digest
+        return self.running_digest if is_refused else self.desired_digest
 
 
 @dataclass(frozen=True)

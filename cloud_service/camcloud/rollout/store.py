@@ -85,11 +85,13 @@ def find_ordering(connection: Connection, device_id: str, attempt: int) -> str |
     return None if row is None else row.rollout_id
 
 
-def is_reverting(connection: Connection, device_id: str) -> bool:
-    """Whether a rollout that has ended still waits for the device to go back."""
+def is_reverting(connection: Connection, device_id: str, attempt: int) -> bool:
+    """Whether the device's last order sends it back and it has not confirmed yet."""
     table = rollout_executions
     query = select(table.c.rollout_id).where(
-        table.c.device_id == device_id, table.c.state == ExecutionState.REVERTING.value
+        table.c.device_id == device_id,
+        table.c.attempt == attempt,
+        table.c.state == ExecutionState.REVERTING.value,
     )
     return connection.execute(query).first() is not None
 

@@ -1,0 +1,318 @@
+"""The user API's control part: fleets, devices, tokens, rules, models and rollouts."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection
+from typing_extensions import override
+
+from camcloud.api import messages
+from camcloud.api.errors import Context
+from camcloud.api.guard import DeviceGuard
+from camcloud.fleet import certificates, devices, tokens
+from camcloud.fleet.devices import DeviceRow
+from camcloud.fleet.presence import Presence
+from camcloud.fleet.shadow import desired_state
+from camcloud.registry import Registry, find_model, list_models, references
+from camcloud.rollout import store
+from camcloud.rollout.plan import Rollout
+from camcloud.rollout.service import RolloutService
+from camcloud.store.database import Database
+from camproto.v1 import api_pb2
+from camproto.v1.api_pb2_grpc import CloudApiServicer
+from camsdk.artifact.bundle import MAX_BUNDLE_BYTES
+from camsdk.errors import InvalidInput, ResourceExhausted
+from camsdk.vision.rules import parse_rules
+from camsdk.wire.tokens import encode_token
+
+REVOKE_GRACE_S = 0.2
+"""How long a revoked device's Sync stream has to say so before all its calls are ended."""
+
+MAX_RULES_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """What the control part of the API works with.
+
+    Attributes:
+        enrolment_endpoint: ``host:port`` that bootstrap tokens lead to.
+        ca_pem: Certificate that they bring along.
+    """
+
+    database: Database
+    presence: Presence
+    rollouts: RolloutService
+    registry: Registry
+    guard: DeviceGuard
+    enrolment_endpoint: str
+    ca_pem: bytes
+    clock: Callable[[], float] = field(default=time.time)
+
+
+class ControlApi(CloudApiServicer):
+    """Calls that read and change the fleet; each raises what the errors page of its work says."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+        self._database = plane.database
+
+    @override
+    async def CreateFleet(
+        self, request: api_pb2.CreateFleetRequest, context: Context
+    ) -> api_pb2.Fleet:
+        """A new, empty fleet."""
+        now_s = self._plane.clock()
+        fleet = await self._database.arun(
+            lambda c: devices.create_fleet(c, request.name, request.description, now_s)
+        )
+        return messages.fleet_message(fleet, (), {}, self._plane.presence)
+
+    @override
+    async def ListFleets(
+        self, request: api_pb2.ListFleetsRequest, context: Context
+    ) -> api_pb2.ListFleetsResponse:
+        """All fleets by name."""
+        return await self._database.arun(self._list_fleets)
+
+    def _list_fleets(self, connection: Connection) -> api_pb2.ListFleetsResponse:
+        members: dict[str, list[DeviceRow]] = {}
+        for device in devices.list_devices(connection):
+            members.setdefault(device.fleet, []).append(device)
+        names = references(connection)
+        return api_pb2.ListFleetsResponse(
+            fleets=[
+                messages.fleet_message(
+                    fleet, members.get(fleet.name, ()), names, self._plane.presence
+                )
+                for fleet in devices.list_fleets(connection)
+            ]
+        )
+
+    @override
+    async def GetFleet(self, request: api_pb2.GetFleetRequest, context: Context) -> api_pb2.Fleet:
+        """One fleet."""
+
+        def work(connection: Connection) -> api_pb2.Fleet:
+            fleet = devices.find_fleet(connection, request.name)
+            members = devices.list_devices(connection, fleet.name)
+            return messages.fleet_message(
+                fleet, members, references(connection), self._plane.presence
+            )
+
+        return await self._database.arun(work)
+
+    @override
+    async def CreateBootstrapToken(
+        self, request: api_pb2.CreateBootstrapTokenRequest, context: Context
+    ) -> api_pb2.BootstrapToken:
+        """Tokens that each let one device enrol; a fleet that is not there yet is made."""
+
+        def work(connection: Connection) -> tuple[tuple[str, ...], float]:
+            now_s = self._plane.clock()
+            known = {fleet.name for fleet in devices.list_fleets(connection)}
+            if request.fleet not in known:
+                devices.create_fleet(connection, request.fleet, "", now_s)
+            lifetime_s = request.lifetime_s or tokens.DEFAULT_BOOTSTRAP_LIFETIME_S
+            return tokens.create_bootstrap(
+                connection, request.fleet, request.count or 1, lifetime_s, now_s
+            )
+
+        made, expires_s = await self._database.arun(work)
+        endpoint, ca_pem = self._plane.enrolment_endpoint, self._plane.ca_pem
+        return api_pb2.BootstrapToken(
+            tokens=[encode_token(endpoint, secret, request.fleet, ca_pem) for secret in made],
+            expires_timestamp_s=expires_s,
+            enrolment_endpoint=endpoint,
+            ca_pem=ca_pem,
+        )
+
+    @override
+    async def CreateApiToken(
+        self, request: api_pb2.CreateApiTokenRequest, context: Context
+    ) -> api_pb2.ApiToken:
+        """A token for a person or an application."""
+        token, expires_s = await self._database.arun(
+            lambda c: tokens.create_api(
+                c,
+                request.name,
+                self._plane.clock(),
+                is_read_only=request.is_read_only,
+                lifetime_s=request.lifetime_s or tokens.DEFAULT_API_LIFETIME_S,
+            )
+        )
+        return api_pb2.ApiToken(
+            token=token, name=request.name, expires_timestamp_s=expires_s or 0.0
+        )
+
+    @override
+    async def ListDevices(
+        self, request: api_pb2.ListDevicesRequest, context: Context
+    ) -> api_pb2.ListDevicesResponse:
+        """Devices by name, of one fleet or of all."""
+
+        def work(connection: Connection) -> api_pb2.ListDevicesResponse:
+            if request.fleet:
+                devices.find_fleet(connection, request.fleet)
+            rows = devices.list_devices(connection, request.fleet)
+            return api_pb2.ListDevicesResponse(
+                devices=[self._device(connection, row) for row in rows]
+            )
+
+        return await self._database.arun(work)
+
+    @override
+    async def GetDevice(
+        self, request: api_pb2.GetDeviceRequest, context: Context
+    ) -> api_pb2.Device:
+        """One device."""
+        return await self._database.arun(lambda c: self._named_device(c, request.device_id))
+
+    @override
+    async def LabelDevice(
+        self, request: api_pb2.LabelDeviceRequest, context: Context
+    ) -> api_pb2.Device:
+        """Sets and removes labels."""
+
+        def work(connection: Connection) -> api_pb2.Device:
+            devices.label_device(
+                connection, request.device_id, dict(request.set), list(request.remove)
+            )
+            return self._named_device(connection, request.device_id)
+
+        return await self._database.arun(work)
+
+    @override
+    async def RevokeDevice(
+        self, request: api_pb2.RevokeDeviceRequest, context: Context
+    ) -> api_pb2.Device:
+        """Shuts a device out for good, its open streams included."""
+        plane = self._plane
+        await plane.rollouts.revoke(request.device_id, request.reason)
+        await asyncio.sleep(REVOKE_GRACE_S)
+        plane.guard.close(request.device_id)
+        return await self._database.arun(lambda c: self._named_device(c, request.device_id))
+
+    @override
+    async def ApplyRules(
+        self, request: api_pb2.ApplyRulesRequest, context: Context
+    ) -> api_pb2.ApplyRulesResponse:
+        """Checks rules and, unless it is a dry run, gives them to every device of the fleet."""
+        if len(request.rules_yaml) > MAX_RULES_BYTES:
+            raise InvalidInput(f"Rules of {len(request.rules_yaml)} characters are too long.")
+        digest = parse_rules(request.rules_yaml).digest
+
+        def work(connection: Connection) -> list[str]:
+            fleet = devices.find_fleet(connection, request.fleet)
+            if request.is_dry_run:
+                rows = devices.list_devices(connection, fleet.name)
+                return [row.device_id for row in rows if not row.is_revoked]
+            return devices.set_rules(connection, fleet.name, request.rules_yaml, digest)
+
+        device_ids = await self._database.arun(work)
+        if not request.is_dry_run:
+            self._plane.presence.wake(device_ids)
+        return api_pb2.ApplyRulesResponse(rules_digest=digest, device_count=len(device_ids))
+
+    @override
+    async def PushModel(
+        self, request_iterator: AsyncIterator[api_pb2.PushModelRequest], context: Context
+    ) -> api_pb2.Model:
+        """Takes a signed bundle in, sent in chunks."""
+        data = bytearray()
+        async for chunk in request_iterator:
+            data += chunk.data
+            if len(data) > MAX_BUNDLE_BYTES:
+                raise ResourceExhausted(f"A bundle has at most {MAX_BUNDLE_BYTES} bytes.")
+        return messages.model_message(await self._plane.registry.push(bytes(data)))
+
+    @override
+    async def ListModels(
+        self, request: api_pb2.ListModelsRequest, context: Context
+    ) -> api_pb2.ListModelsResponse:
+        """Models, the newest first."""
+        rows = await self._database.arun(lambda c: list_models(c, request.name))
+        return api_pb2.ListModelsResponse(models=[messages.model_message(row) for row in rows])
+
+    @override
+    async def GetModel(self, request: api_pb2.GetModelRequest, context: Context) -> api_pb2.Model:
+        """One model, by name, name:version or digest."""
+        row = await self._database.arun(lambda c: find_model(c, request.reference))
+        return messages.model_message(row)
+
+    @override
+    async def CreateRollout(
+        self, request: api_pb2.CreateRolloutRequest, context: Context
+    ) -> api_pb2.Rollout:
+        """Begins to bring a model to a fleet."""
+        plan = messages.plan_of(request)
+        rollout = await self._plane.rollouts.create(request.model, request.fleet, plan)
+        return await self._rollout(rollout)
+
+    @override
+    async def GetRollout(
+        self, request: api_pb2.GetRolloutRequest, context: Context
+    ) -> api_pb2.Rollout:
+        """One rollout."""
+        return await self._rollout(await self._plane.rollouts.get(request.rollout_id))
+
+    @override
+    async def ListRollouts(
+        self, request: api_pb2.ListRolloutsRequest, context: Context
+    ) -> api_pb2.ListRolloutsResponse:
+        """Rollouts, the newest first."""
+
+        def work(connection: Connection) -> api_pb2.ListRolloutsResponse:
+            names = references(connection)
+            rows = store.load_all(connection, request.fleet)
+            return api_pb2.ListRolloutsResponse(
+                rollouts=[messages.rollout_message(row, names) for row in rows]
+            )
+
+        return await self._database.arun(work)
+
+    @override
+    async def WatchRollout(
+        self, request: api_pb2.GetRolloutRequest, context: Context
+    ) -> AsyncIterator[api_pb2.Rollout]:
+        """The rollout now and after every change, until it has ended."""
+        async for rollout in self._plane.rollouts.watch(request.rollout_id):
+            yield await self._rollout(rollout)
+
+    @override
+    async def ControlRollout(
+        self, request: api_pb2.ControlRolloutRequest, context: Context
+    ) -> api_pb2.Rollout:
+        """Approves, pauses, resumes or aborts."""
+        rollouts, rollout_id = self._plane.rollouts, request.rollout_id
+        match request.action:
+            case api_pb2.ROLLOUT_ACTION_APPROVE:
+                rollout = await rollouts.approve(rollout_id)
+            case api_pb2.ROLLOUT_ACTION_PAUSE:
+                rollout = await rollouts.pause(rollout_id)
+            case api_pb2.ROLLOUT_ACTION_RESUME:
+                rollout = await rollouts.resume(rollout_id)
+            case api_pb2.ROLLOUT_ACTION_ABORT:
+                rollout = await rollouts.abort(rollout_id, "aborted by an operator")
+            case _:
+                raise InvalidInput(
+                    f"Action {request.action} is not known.", "approve, pause, resume or abort"
+                )
+        return await self._rollout(rollout)
+
+    async def _rollout(self, rollout: Rollout) -> api_pb2.Rollout:
+        names = await self._database.arun(references)
+        return messages.rollout_message(rollout, names)
+
+    def _named_device(self, connection: Connection, device_id: str) -> api_pb2.Device:
+        return self._device(connection, devices.find_device(connection, device_id))
+
+    def _device(self, connection: Connection, row: DeviceRow) -> api_pb2.Device:
+        return messages.device_message(
+            row,
+            desired_state(connection, row.device_id),
+            certificates.expires_timestamp_s(connection, row.device_id),
+            self._plane.presence,
+        )
