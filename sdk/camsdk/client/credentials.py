@@ -46,16 +46,23 @@ class Credentials:
             raise InvalidInput("the API token is empty or not one line of ASCII text")
 
     @staticmethod
-    def from_files(token_file: Path | str, ca_file: Path | str | None = None) -> "Credentials":
+    def from_files(
+        token_file: Path | str, ca_file: Path | str | None = None, *, token: str = ""
+    ) -> "Credentials":
         """Reads the token (blanks around it are ignored) and the CA certificate.
+
+        Args:
+            token_file: Not read if ``token`` is given.
+            ca_file: None trusts the certificates of the operating system.
+            token: The token itself, for who has it from elsewhere.
 
         Raises:
             Unauthenticated: A file is missing or unreadable.
             InvalidInput: The token file holds no token.
         """
-        token = _read(Path(token_file), "the API token").decode("utf-8", "replace").strip()
+        text = token or _read(Path(token_file), "the API token").decode("utf-8", "replace")
         ca_pem = None if ca_file is None else _read(Path(ca_file), "the CA certificate")
-        return Credentials(token, ca_pem)
+        return Credentials(text.strip(), ca_pem)
 
     def for_channel(self) -> grpc.ChannelCredentials:
         """TLS with the token in the metadata; gRPC sends it over verified connections only."""

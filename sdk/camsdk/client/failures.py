@@ -1,7 +1,9 @@
 """What went wrong in a call, as a :class:`~camsdk.errors.CamError`, and whether to try again.
 
-The cloud names its error in the trailing metadata key ``cam-reason``; an error that gRPC itself
-made (no connection, no answer in time) has none and is told apart by its status.
+The cloud names its error in the trailing metadata: ``cam-reason``, and beside it the message and
+the way out (``cam-message-bin``, ``cam-hint-bin``, UTF-8), so that the very same exception is
+raised here. An error that gRPC itself made (no connection, no answer in time) has none of them and
+is told apart by its status.
 """
 
 import random
@@ -27,6 +29,7 @@ from camsdk.errors import (
 )
 
 REASON_KEY = "cam-reason"
+MESSAGE_KEY = "cam-message-bin"
 HINT_KEY = "cam-hint-bin"
 
 _BY_STATUS: dict[grpc.StatusCode, type[CamError]] = {
@@ -64,9 +67,12 @@ def error_of(
     reason = fields.get(REASON_KEY, "")
     if reason:
         kind = ERROR_BY_REASON.get(str(reason)) or _BY_STATUS.get(status, InternalError)
-        hint = fields.get(HINT_KEY, b"")
-        return kind(details, hint.decode("utf-8", "replace") if isinstance(hint, bytes) else hint)
+        return kind(_text(fields.get(MESSAGE_KEY, details)), _text(fields.get(HINT_KEY, "")))
     return _transport_error(status, details, target)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _transport_error(status: grpc.StatusCode, details: str, target: str) -> CamError:

@@ -1,0 +1,125 @@
+"""``camctl``: all commands, and the one place where an error becomes a sentence.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. The agent and the cloud add their
+commands through the entry-point group ``camctl.commands``, so that nothing here imports them.
+Command modules import what is heavy inside their functions: ``camctl --help`` stays quick.
+"""
+
+import logging
+import sys
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import typer
+
+from camsdk import __version__
+from camsdk.cli import (
+    deploy,
+    device,
+    doctor,
+    events,
+    fleet,
+    model,
+    rollout,
+    rules,
+    search,
+    status,
+    token,
+)
+from camsdk.cli.output import report_error
+from camsdk.errors import CamError, InternalError
+
+COMMANDS_GROUP = "camctl.commands"
+
+log = logging.getLogger(__name__)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"camctl {__version__}")
+        raise typer.Exit
+
+
+def root(
+    verbosity: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="More logs; twice for all.")
+    ] = 0,
+    is_version_wanted: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Cameras see, the cloud understands, and each camera keeps getting a better model.
+
+    Start with `camctl demo`, or with `camctl serve` and `camctl doctor`.
+
+    Every command has --help and --json.
+    """
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+def build_app() -> typer.Typer:
+    """All commands, those of the installed packages included."""
+    app = typer.Typer(
+        name="camctl",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )
+    app.callback()(root)
+    groups = {
+        "deploy": deploy.app,
+        "device": device.app,
+        "events": events.app,
+        "fleet": fleet.app,
+        "model": model.app,
+        "rollout": rollout.app,
+        "rules": rules.app,
+        "token": token.app,
+    }
+    for name, group in groups.items():
+        app.add_typer(group, name=name)
+    for module in (doctor, search, status):
+        module.register(app)
+    add_installed_commands(app)
+    return app
+
+
+def add_installed_commands(app: typer.Typer) -> None:
+    """Adds the commands of other packages; one that cannot be imported costs only its own."""
+    for entry in sorted(entry_points(group=COMMANDS_GROUP), key=lambda entry: entry.name):
+        try:
+            register = entry.load()
+        except ImportError as error:
+            log.warning("the commands of %r are missing: %s", entry.name, error)
+        else:
+            register(app)
+
+
+def main() -> None:
+    """Runs ``camctl`` and exits."""
+    is_json = "--json" in sys.argv
+    try:
+        build_app()()
+    except CamError as error:
+        report_error(error, is_json=is_json)
+        sys.exit(1)
+    except Exception as error:  # outermost frame: a sentence instead of a traceback
+        log.debug("unexpected failure", exc_info=error)
+        report_error(
+            InternalError(
+                f"unexpected failure: {type(error).__name__}: {error}",
+                "this is our mistake: please report it with the output of `camctl -vv ...`",
+            ),
+            is_json=is_json,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""How a command reaches the cloud: shared options, environment, profile, embedded default.
+
+The options of the command line win over ``CAMCTL_*`` variables, those over the profile. This is
+the one place where ``camctl`` reads the environment for it.
+"""
+
+import dataclasses
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from camsdk.cli.output import Output
+from camsdk.errors import Unauthenticated
+
+if TYPE_CHECKING:
+    from camsdk.client import Client, Credentials
+    from camsdk.client.profiles import Profile
+
+PANEL = "Which cloud"
+
+ServerOption = Annotated[
+    str,
+    typer.Option(
+        "--server",
+        envvar="CAMCTL_SERVER",
+        metavar="HOST:PORT",
+        help="Address of the cloud's API. Default: the profile's, else the embedded cloud's.",
+        rich_help_panel=PANEL,
+    ),
+]
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        envvar="CAMCTL_TOKEN_FILE",
+        metavar="PATH",
+        help="File with the API token. The variable CAMCTL_TOKEN may hold the token itself.",
+        rich_help_panel=PANEL,
+    ),
+]
+CaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca",
+        envvar="CAMCTL_CA",
+        metavar="PATH",
+        help="CA certificate (PEM) that the cloud's certificate must chain to.",
+        rich_help_panel=PANEL,
+    ),
+]
+ProfileOption = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        envvar="CAMCTL_PROFILE",
+        metavar="NAME",
+        help="Profile of the config file, or 'embedded'.",
+        rich_help_panel=PANEL,
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON on standard output, for programs.")
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Which cloud a command was told to use; empty fields are left to the profile."""
+
+    server: str = ""
+    token_file: Path | None = None
+    ca: Path | None = None
+    profile: str = ""
+
+    def is_unset(self) -> bool:
+        """Whether nothing was said: the default cloud is meant."""
+        return self == Target() and not os.environ.get("CAMCTL_TOKEN")
+
+    def resolve(self) -> "Profile":
+        """The profile, with what the command line says put over it.
+
+        Raises:
+            CamError: The config file is not valid or has no such profile.
+        """
+        from camsdk.client.profiles import EMBEDDED, find_profile
+
+        config = os.environ.get("CAMCTL_CONFIG", "")
+        profile = find_profile(self.profile, Path(config) if config else None)
+        ca_file = self.ca or profile.ca_file
+        if self.server and ca_file and profile.name == EMBEDDED and not ca_file.exists():
+            # Another cloud than the one of this machine, which has never run here.
+            ca_file = self.ca
+        return dataclasses.replace(
+            profile,
+            server=self.server or profile.server,
+            token_file=self.token_file or profile.token_file,
+            ca_file=ca_file,
+        )
+
+    def credentials(self) -> "Credentials":
+        """Token and certificate.
+
+        Raises:
+            CamError: A file is missing or holds no token.
+        """
+        from camsdk.client import Credentials
+
+        profile = self.resolve()
+        if self.is_unset() and profile.is_absent():
+            raise Unauthenticated(
+                "no cloud has been set up for this user",
+                "start one with `camctl serve`, or name one with --server and --token-file",
+            )
+        token = "" if self.token_file else os.environ.get("CAMCTL_TOKEN", "")
+        return Credentials.from_files(profile.token_file, profile.ca_file, token=token)
+
+    def connect(self, timeout_s: float = 10.0) -> "Client":
+        """A client; nothing is sent yet."""
+        from camsdk.client import Client
+
+        return Client(self.resolve().server, credentials=self.credentials(), timeout_s=timeout_s)
+
+
+class Cloud:
+    """What a cloud command gets: ``client``, connected at first use, and ``out``."""
+
+    def __init__(self, target: Target, *, is_json: bool) -> None:
+        self.target = target
+        self.out = Output(is_json=is_json)
+        self._client: Client | None = None
+
+    @property
+    def client(self) -> "Client":
+        """The connection to the cloud."""
+        if self._client is None:
+            self._client = self.target.connect()
+        return self._client
+
+    def __enter__(self) -> "Cloud":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._client is not None:
+            self._client.close()
+
+
+Work = TypeVar("Work", bound=Callable[..., None])
+
+
+def _shared(
+    server: ServerOption = "",
+    token_file: TokenFileOption = None,
+    ca: CaOption = None,
+    profile: ProfileOption = "",
+    is_json: JsonOption = False,
+) -> None:
+    """Carries the signature of the options that every cloud command has."""
+
+
+def cloud_command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Work], Work]:
+    """Registers ``work(cloud, ...)`` as a command with the shared options added to its own.
+
+    Args:
+        app: The group.
+        name: The command's name in it.
+        settings: For ``typer``'s ``command``.
+    """
+
+    def decorate(work: Work) -> Work:
+        own = list(inspect.signature(work, eval_str=True).parameters.values())[1:]
+        shared = list(inspect.signature(_shared).parameters.values())
+
+        @functools.wraps(work)
+        def run(
+            *,
+            server: str,
+            token_file: Path | None,
+            ca: Path | None,
+            profile: str,
+            is_json: bool,
+            **arguments: Any,
+        ) -> None:
+            with Cloud(Target(server, token_file, ca, profile), is_json=is_json) as cloud:
+                work(cloud, **arguments)
+
+        keyword_only = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in [*own, *shared]
+        ]
+        # typer reads the signature to learn the options.
+        run.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+        app.command(name, **settings)(run)
+        return work
+
+    return decorate
