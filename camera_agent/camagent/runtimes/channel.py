@@ -35,6 +35,8 @@ class Channel:
         self._socket = end
         self._max_frame_bytes = max_frame_bytes
         self._received = bytearray()
+        self.has_left_unread = False
+        """Whether the other end was gone before it had read all that was sent to it."""
 
     def send(self, payload: bytes, timeout_s: float | None = None) -> None:
         """Send one frame.
@@ -53,6 +55,7 @@ class Channel:
         except TimeoutError as error:
             raise DeadlineExceeded("the other process did not read in time") from error
         except OSError as error:
+            self.has_left_unread = True
             raise Unavailable("the other process is gone") from error
 
     def receive(self, timeout_s: float | None = None) -> bytes:
@@ -89,6 +92,8 @@ class Channel:
             except TimeoutError as error:
                 raise DeadlineExceeded("the other process did not answer in time") from error
             except OSError as error:
+                # unix(7): a peer that closes with unread data resets; else the stream just ends.
+                self.has_left_unread = isinstance(error, ConnectionResetError)
                 raise Unavailable("the other process is gone") from error
             if not data:
                 raise Unavailable("the other process is gone")

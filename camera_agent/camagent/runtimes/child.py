@@ -31,6 +31,8 @@ _ENVIRONMENT: Final = {
     "OMP_NUM_THREADS": "1",
     # One heap for all threads keeps fragmentation, and so resident memory, low.
     "MALLOC_ARENA_MAX": "1",
+    # onnxruntime >= 1.29 sends usage data, with hashes of graph and weights, unless told not to.
+    "ORT_DISABLE_TELEMETRY": "1",
 }
 
 
@@ -71,6 +73,11 @@ class Child:
     def is_alive(self) -> bool:
         """Whether it runs."""
         return self._process.poll() is None
+
+    @property
+    def has_left_unread(self) -> bool:
+        """Whether it died before it had read its last request, so that nothing came of it."""
+        return self._channel.has_left_unread
 
     @property
     def cpu_s(self) -> float:

@@ -122,9 +122,7 @@ class CpuRuntime:
         with self._lock:
             if self._is_closed:
                 raise RuntimeFailure("the runtime is closed")
-            child = self._living_child()
-            request = self._write_input(tensor)
-            reply = self._ask(child, request, self._settings.infer_deadline_s)
+            reply = self._run(tensor)
             try:
                 return self._read_outputs(reply)
             except (DataCorrupted, LookupError, TypeError, ValueError) as error:
@@ -174,6 +172,18 @@ class CpuRuntime:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _run(self, tensor: Tensor) -> dict[str, Any]:
+        starts = self._start_count
+        child = self._living_child()
+        request = self._write_input(tensor)
+        try:
+            return self._ask(child, request, self._settings.infer_deadline_s)
+        except RuntimeFailure:
+            # It was dead before this call, only not yet reaped: not this input's fault.
+            if not child.has_left_unread or self._start_count > starts:
+                raise
+        return self._ask(self._living_child(), request, self._settings.infer_deadline_s)
 
     def _living_child(self) -> Child:
         if self._child is not None and self._child.is_alive:

@@ -138,6 +138,7 @@ class Worker:
         self._np = np
         self._limit = settings.tensor_limit_bytes
         self._memory = mmap.mmap(settings.memory_fd, 2 * self._limit)
+        os.close(settings.memory_fd)  # mmap holds its own
         self._session = ort.InferenceSession(
             model, sess_options=_session_options(ort, settings), providers=["CPUExecutionProvider"]
         )

@@ -152,7 +152,7 @@ def test_members_are_listed_once_sorted_with_one_model_and_a_canary() -> None:
         (canary,),
         (),
     ):
-        with pytest.raises(ValidationError, match="members|Value error"):
+        with pytest.raises(ValidationError, match=r"members|Value error"):
             Manifest(**fields | {"members": members})
     with pytest.raises(ValidationError, match="not an npz member"):
         make_manifest(canary=CanarySpec(path="model.onnx", max_abs_error=0.0))
