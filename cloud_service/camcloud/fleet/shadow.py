@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Final
 
 from sqlalchemy import Connection
@@ -167,11 +168,14 @@ class DeviceShadow(DeviceGatewayServicer):
                 if seen.progress is Progress.GOOD and seen.update_digest:
                     await self._registry.forget_sealed(device.device_id, seen.update_digest)
             elif now_s - persisted_s >= PERSIST_INTERVAL_S:
-                await self._database.arun(
-                    lambda c, seen=seen, reported=reported, now_s=now_s: devices.record_report(  # type: ignore[misc] # bound now, called before the next turn
-                        c, seen.device_id, seen.running_digest, reported, now_s
-                    )
+                keep = partial(
+                    devices.record_report,
+                    device_id=device.device_id,
+                    running_digest=seen.running_digest,
+                    reported=reported,
+                    now_s=now_s,
                 )
+                await self._database.arun(keep)
             else:
                 continue
             persisted_s = now_s

@@ -9,7 +9,7 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from camcloud.store.fleet_tables import api_tokens, bootstrap_tokens
@@ -118,6 +118,11 @@ def create_api(
     except IntegrityError as error:
         raise AlreadyExists(f"A token named {name!r} exists.", "choose another name") from error
     return token, expires_s
+
+
+def delete_api(connection: Connection, name: str) -> None:
+    """Ends the token of that name, if there is one."""
+    connection.execute(delete(api_tokens).where(api_tokens.c.name == name))
 
 
 def identify(connection: Connection, token: str, now_s: float) -> Caller:
