@@ -32,10 +32,12 @@ class BusLimits:
     Attributes:
         batches: 20,000 batches of 32 frames are 18 h of one 10 fps camera.
         size_bytes: Bounds the file when batches carry crops.
+        unsynced_bytes: Bounds the memory when the disk is slow.
     """
 
     batches: int = 20_000
     size_bytes: int = 512 << 20
+    unsynced_bytes: int = 64 << 20
 
 
 class _Lane:
@@ -113,7 +115,7 @@ class _LogPublisher:
             self._lane.holder = None
         self.fail(Conflict("the stream has ended"))
 
-    def moved(self) -> None:
+    def wake(self) -> None:
         self._moved.set()
 
     def fail(self, error: CamError) -> None:
@@ -138,6 +140,7 @@ class LogBus:
         self._limits = limits or BusLimits()
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._pending: list[Delivery] = []
+        self._pending_bytes = 0
         self._changed: set[tuple[str, int]] = set()
         self._backlog: deque[tuple[int, int]] = deque()
         self._backlog_bytes = 0
@@ -219,7 +222,8 @@ class LogBus:
     @property
     def room(self) -> int:
         """See :attr:`Bus.room`."""
-        if self._backlog_bytes >= self._limits.size_bytes:
+        is_slow = self._pending_bytes >= self._limits.unsynced_bytes
+        if is_slow or self._backlog_bytes >= self._limits.size_bytes:
             return 0
         return max(0, self._limits.batches - len(self._backlog))
 
@@ -250,6 +254,7 @@ class LogBus:
         )
         self._next_position += 1
         self._pending.append(delivery)
+        self._pending_bytes += len(payload)
         self._backlog.append((delivery.position, len(payload)))
         self._backlog_bytes += len(payload)
         self.mark(key)
@@ -275,7 +280,7 @@ class LogBus:
                 return
 
     def _take_group(self) -> Group:
-        entries, self._pending = self._pending, []
+        entries, self._pending, self._pending_bytes = self._pending, [], 0
         lanes = {key: self._lanes[key].counts() for key in self._changed}
         self._changed = set()
         drop_until = self._acked_position if self._acked_position > self._dropped_position else 0
@@ -293,12 +298,12 @@ class LogBus:
             lane = self._lanes[key]
             lane.durable = counts
             if lane.holder is not None:
-                lane.holder.moved()
+                lane.holder.wake()
 
     def _give_up(self, error: Unavailable) -> None:
         """Nothing of the group is durable: take back all that was taken, and say so."""
         _LOG.error("%s; devices will send again", error)
-        self._pending = []
+        self._pending, self._pending_bytes = [], 0
         self._changed = set()
         # Positions are not reused: after a failed sync it is unknown what the file holds.
         while self._backlog and self._backlog[-1][0] > self._durable_position:

@@ -95,6 +95,10 @@ class Publisher(Protocol):
         """
         ...
 
+    def wake(self) -> None:
+        """Has a waiting :meth:`progress` return at once."""
+        ...
+
     def close(self) -> None:
         """Ends the use of the lane; what was taken still becomes durable."""
         ...

@@ -17,9 +17,9 @@ from camcloud.store.data_tables import embeddings, tracks
 I8 = NDArray[np.int8]
 I64 = NDArray[np.int64]
 
-MAX_NORM_ERROR: Final = 0.2
-"""Codes are unit vectors times 127. Rounding moves the norm by less than 5%; a code that is off by
-more is no such code, and would win or lose every search by its length alone."""
+MAX_NORM_ERROR: Final = 0.05
+"""Codes are unit vectors times 127. Rounding 128 numbers moves the norm by less than 4.5%; a code
+that is off by more is no such code, and would win or lose every search by its length alone."""
 
 _UNIT: Final = 127.0
 _IN_CHUNK: Final = 500  # bound variables of one statement; SQLite's oldest limit is 999

@@ -114,22 +114,20 @@ def summarise(columns: TrackColumns) -> list[Sighting]:
 
 
 def grow(connection: Connection, scene: Scene, fleet: str, sightings: Sequence[Sighting]) -> None:
-    """Adds sightings to their tracks, which are made if missing."""
+    """Adds sightings, in order of time, to their tracks, which are made if missing."""
     if not sightings:
         return
     statement = insert(tracks)
     new = statement.excluded
-    has_box = new.x1.is_not(None)
     statement = statement.on_conflict_do_update(
         index_elements=["device_id", "epoch", "camera_id", "session", "track_id"],
         set_={
-            "class_id": case((has_box, new.class_id), else_=tracks.c.class_id),
             "first_timestamp_s": func.min(tracks.c.first_timestamp_s, new.first_timestamp_s),
-            "last_timestamp_s": func.max(tracks.c.last_timestamp_s, new.last_timestamp_s),
             "frame_count": tracks.c.frame_count + new.frame_count,
+            # A code alone (of a track that has just been lost) says nothing of these.
             **{
-                name: case((has_box, new[name]), else_=tracks.c[name])
-                for name in ("x1", "y1", "x2", "y2")
+                name: case((new.x1.is_not(None), new[name]), else_=tracks.c[name])
+                for name in ("class_id", "last_timestamp_s", "x1", "y1", "x2", "y2")
             },
         },
     )
