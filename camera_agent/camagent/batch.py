@@ -1,4 +1,4 @@
-"""``Batcher``: the pipeline's sink; gathers frames of one session into batches for the outbox.
+"""``Batcher``: the pipeline's sink; gathers frames of a session into batches for the outbox.
 
 A batch leaves when it is full, when its first frame has waited ``batch_wait_s``, when the frame
 size or the model changes (a batch has one of each), and at once when a frame brings an event.
@@ -11,14 +11,13 @@ frames the oldest without events are dropped, then the oldest of all, and counte
 import logging
 import threading
 import time
-from dataclasses import replace
 from itertools import takewhile
 from typing import Final
 
 from camagent.config import OutboxSettings
 from camagent.outbox import NewBatch, Outbox, Session
 from camsdk.errors import ResourceExhausted
-from camsdk.vision.results import Event, FrameResult
+from camsdk.vision.results import FrameResult
 from camsdk.wire import encode_batch
 
 _log = logging.getLogger(__name__)
@@ -28,12 +27,12 @@ _RETRY_S: Final = 1.0  # between two attempts on a full disk
 
 
 class Batcher:
-    """Sink of one camera's pipeline, for one session.
+    """Sink of one camera's pipeline.
 
     Args:
         outbox: Where full batches go.
         camera_id: The camera.
-        session: As the outbox gave it.
+        session: The first, as the outbox gave it.
         settings: Size and waiting time of a batch.
 
     Attributes:
@@ -50,7 +49,6 @@ class Batcher:
         self._lock = threading.Lock()
         self._held: list[FrameResult] = []
         self._due_s = float("inf")  # monotonic: when the oldest held frame has waited enough
-        self._next_events: list[Event] = []
         self.dropped_frames = 0
         self.dropped_events = 0
 
@@ -59,9 +57,6 @@ class Batcher:
         if result.frame_index <= self._session.watermark:
             return
         with self._lock:
-            if self._next_events:
-                result = replace(result, events=(*self._next_events, *result.events))
-                self._next_events = []
             if self._held and _kind(self._held[-1]) != _kind(result):
                 self._flush()
             if not self._held:
@@ -71,10 +66,12 @@ class Batcher:
             if result.events or is_full or time.monotonic() >= self._due_s:
                 self._flush()
 
-    def announce(self, event: Event) -> None:
-        """Has an event about the camera itself travel with the next frame."""
+    def begin(self, session: Session) -> None:
+        """Commits the rest of the present session and goes on with another."""
         with self._lock:
-            self._next_events.append(event)
+            self._flush()
+            self._abandon()
+            self._session = session
 
     def flush_due(self, now_s: float) -> float:
         """Commits what has waited enough at ``now_s``; returns when to ask again.
@@ -87,17 +84,22 @@ class Batcher:
             return self._due_s
 
     def close(self) -> None:
-        """Commits the rest.
-
-        Raises:
-            ResourceExhausted: the disk refuses; the rest is lost with this object.
-        """
+        """Commits the rest; what a full disk refuses even now is counted as dropped."""
         with self._lock:
             self._flush()
-            if self._held:
-                raise ResourceExhausted(
-                    f"{len(self._held)} frames could not be stored", "free disk space"
-                )
+            self._abandon()
+
+    def _abandon(self) -> None:
+        if self._held:
+            _log.error("camera %s: %d frames were lost", self._camera_id, len(self._held))
+        for result in self._held:
+            self._count(result)
+        self._held = []
+        self._due_s = float("inf")
+
+    def _count(self, dropped: FrameResult) -> None:
+        self.dropped_frames += 1
+        self.dropped_events += len(dropped.events)
 
     def _flush(self) -> None:
         """Commits all that is held, run by run of one kind (several only after a full disk)."""
@@ -144,9 +146,7 @@ class Batcher:
         """The drop rule of a full disk."""
         while len(self._held) > _MAX_HELD:
             quiet = (index for index, result in enumerate(self._held) if not result.events)
-            dropped = self._held.pop(next(quiet, 0))
-            self.dropped_frames += 1
-            self.dropped_events += len(dropped.events)
+            self._count(self._held.pop(next(quiet, 0)))
 
 
 def _kind(result: FrameResult) -> tuple[int, int, str]:

@@ -9,7 +9,6 @@ from camagent.batch import Batcher
 from camagent.config import OutboxSettings
 from camagent.outbox import NewBatch, Outbox, Session
 from camsdk.errors import ResourceExhausted
-from camsdk.vision.results import CAMERA_ONLINE, Event
 from camsdk.wire import decode_batch
 from support.frame_results import frame_result
 
@@ -92,13 +91,14 @@ def test_a_replay_ships_only_what_is_new(outbox: Outbox) -> None:
     assert outbox.stats().event_count == 1
 
 
-def test_an_announced_event_travels_with_the_next_frame(outbox: Outbox) -> None:
-    sink = batcher(outbox)
-    sink.announce(Event(CAMERA_ONLINE, 0, 1000.0))
-    sink.put(frame_result(0, event_count=1))
-    (waiting,) = outbox.pending(0, 9)
-    kinds = [e.event.kind for e in decode_batch(waiting.payload).events]
-    assert kinds == [CAMERA_ONLINE, "line_crossed"]
+def test_a_new_session_starts_a_batch_of_its_own(outbox: Outbox) -> None:
+    sink = batcher(outbox, watermark=5)
+    sink.put(frame_result(6))
+    sink.begin(Session(2, 1000.0))
+    sink.put(frame_result(0))
+    sink.close()
+    batches = [decode_batch(waiting.payload) for waiting in outbox.pending(0, 9)]
+    assert [(b.session, b.tracks.frame_index.tolist()) for b in batches] == [(1, [6]), (2, [0])]
 
 
 class FullDisk(Outbox):
@@ -119,10 +119,17 @@ def test_a_full_disk_keeps_events_longest(tmp_path: Path) -> None:
         sink.put(frame_result(index, event_count=index < 10, track_count=0))
     assert sink.dropped_events == 0
     assert sink.dropped_frames == 1100 - 1024
-    with pytest.raises(ResourceExhausted, match="1024 frames"):
-        sink.close()
     outbox.is_full = False
     sink.close()
     assert sum(sizes(outbox)) == 1024
     assert outbox.stats().event_count == 10
+    outbox.close()
+
+
+def test_what_never_fits_is_counted(tmp_path: Path) -> None:
+    outbox = FullDisk(tmp_path / "full.db")
+    sink = batcher(outbox)
+    sink.put(frame_result(0, event_count=2))
+    sink.close()
+    assert (sink.dropped_frames, sink.dropped_events) == (1, 2)
     outbox.close()

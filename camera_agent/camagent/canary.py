@@ -1,0 +1,85 @@
+"""The canary: a new artifact must repeat, on this device, what it computed where it was made.
+
+The bundle brings reference inputs and the outputs that they gave; the manifest says how close this
+device must come. A model with NaN weights, a broken runtime or another machine's kernels fails
+here, before a single live frame depends on it.
+"""
+
+import io
+import time
+import zipfile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camagent.runtimes.base import Runtime
+from camsdk.artifact.bundle import Bundle
+from camsdk.errors import ArtifactRefused, DataCorrupted
+
+Array = NDArray[np.generic]
+
+_OUTPUT = "output/"
+
+
+def run_canary(bundle: Bundle, runtime: Runtime, deadline_s: float) -> None:
+    """Runs all reference inputs and compares.
+
+    Args:
+        bundle: Verified; its canary member is described at ``manifest.CanarySpec``.
+        runtime: Has loaded the bundle's model.
+        deadline_s: For all inferences together.
+
+    Raises:
+        ArtifactRefused: an output differs, is not finite, is missing, or it took too long.
+        DataCorrupted: the canary itself makes no sense.
+        RuntimeFailure, InvalidInput: the model failed, or does not take its own inputs.
+    """
+    spec, reference = bundle.manifest.canary, bundle.manifest.reference
+    inputs, expected = _load(bundle)
+    started_s = time.monotonic()
+    values = agreeing = 0
+    worst = 0.0
+    for index in range(inputs.shape[0]):
+        outputs = runtime.infer(inputs[index : index + 1])
+        if time.monotonic() - started_s > deadline_s:
+            raise ArtifactRefused(f"the canary of {reference} took longer than {deadline_s:g} s")
+        for name, wanted in expected.items():
+            errors = _errors(outputs.get(name), wanted[index : index + 1], name, reference)
+            values += errors.size
+            agreeing += int((errors <= spec.max_abs_error).sum())
+            worst = max(worst, float(errors.max(initial=0.0)))
+    share = agreeing / max(1, values)
+    if share < spec.min_agreement:
+        raise ArtifactRefused(
+            f"the canary of {reference} failed: {share:.4f} of its outputs agree, "
+            f"{spec.min_agreement:g} must; largest error {worst:.4g}, {spec.max_abs_error:g} may be"
+        )
+
+
+def _load(bundle: Bundle) -> tuple[Array, dict[str, Array]]:
+    path = bundle.manifest.canary.path
+    try:
+        with np.load(io.BytesIO(bundle.members[path]), allow_pickle=False) as arrays:
+            inputs = arrays["input"]
+            expected = {
+                name.removeprefix(_OUTPUT): arrays[name]
+                for name in arrays.files
+                if name.startswith(_OUTPUT)
+            }
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise DataCorrupted(f"the canary {path} does not parse") from error
+    missing = set(bundle.manifest.output.tensors) - set(expected)
+    shape = bundle.manifest.input.shape[1:]
+    if missing or not inputs.ndim or not inputs.shape[0] or inputs.shape[1:] != shape:
+        raise DataCorrupted(f"the canary {path} does not fit its manifest")
+    if any(not array.ndim or array.shape[0] != inputs.shape[0] for array in expected.values()):
+        raise DataCorrupted(f"the canary {path} has not one output for each input")
+    return inputs, expected
+
+
+def _errors(actual: Array | None, wanted: Array, name: str, reference: str) -> NDArray[np.float64]:
+    """Absolute differences, infinite where the output is not finite."""
+    if actual is None or actual.shape != wanted.shape:
+        raise ArtifactRefused(f"the canary of {reference} gave no {name} of shape {wanted.shape}")
+    errors = np.abs(actual.astype(np.float64) - wanted.astype(np.float64))
+    return np.where(np.isfinite(errors), errors, np.inf)
