@@ -1,8 +1,11 @@
 """Fixtures that every suite may use."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
+from camsdk.artifact.manifest import Manifest
 
 
 @pytest.fixture(scope="session")
@@ -11,3 +14,11 @@ def vtest_path() -> Path:
     from camsdk import assets
 
     return assets.pull("vtest.avi")
+
+
+@pytest.fixture(scope="session")
+def int8_detector() -> tuple[Manifest, Mapping[str, bytes]]:
+    """NanoDet-g, imported from its published graph and quantized to int8; half a minute."""
+    from camsdk.compress import nanodet
+
+    return nanodet.build()

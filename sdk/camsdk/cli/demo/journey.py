@@ -97,7 +97,7 @@ def run_demo(options: DemoOptions, say: Say) -> DemoResult:
     clip = video
     if options.seconds is not None:
         clip = cut_clip(video, options.out / f"clip{video.suffix}", options.seconds)
-    rules_yaml = _read_rules(options.rules)
+    rules_yaml = read_rules(options.rules)
     with _cloud(options.out, say) as client:
         client.create_fleet(FLEET, description="the demo's park")
         client.apply_rules(FLEET, rules_yaml)
@@ -131,7 +131,12 @@ def _prepare_folder(out: Path) -> None:
     (out / _MARKER).touch()
 
 
-def _read_rules(path: Path | None) -> str:
+def read_rules(path: Path | None) -> str:
+    """Text of a rules file, or of the pinned clip's own.
+
+    Raises:
+        InvalidInput: The file cannot be read.
+    """
     if path is None:
         return (resources.files("camsdk.cli") / "demo_rules.yaml").read_text("utf-8")
     try:

@@ -49,6 +49,11 @@ class CamctlProcess:
     ) -> None:
         self.stop()
 
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
     def read_ready_line(self) -> Mapping[str, Any]:
         """Waits for the one JSON line that a server prints once it serves.
 
