@@ -34,7 +34,7 @@ def fetch_artifact(
     digest: str,
     path: Path,
     is_wanted: Callable[[], bool],
-    pause: Callable[[float], None],
+    pause: Callable[[float], object],
 ) -> bool:
     """Completes ``path`` with the artifact, over as many attempts as it takes.
 
@@ -72,7 +72,7 @@ def _attempt(
             total_size = 0
             for chunk in call:
                 if not is_wanted():
-                    call.cancel()
+                    call.cancel()  # type: ignore[no-untyped-call] # so in grpc-stubs
                     return False
                 total_size = chunk.total_size
                 _check(chunk, file.tell(), path)

@@ -154,12 +154,15 @@ class Slots:
                 sync_folder(self._folder)
         except OSError as error:
             raise _disk_error(error) from error
-        trial = self.state.trial
-        starts = (
-            trial.starts + 1 if trial and trial.slot == slot and trial.attempt == attempt else 1
-        )
+        trial, starts = self.state.trial, 1
+        if trial is not None and (trial.slot, trial.attempt) == (slot, attempt):
+            starts += trial.starts
         self._save(replace(self.state, trial=Trial(slot, attempt, starts)))
         return starts
+
+    def end_trial(self) -> None:
+        """Notes that a trial was ended on purpose: it counts for nothing."""
+        self._save(replace(self.state, trial=None))
 
     def mark_good(self, slot: Slot, attempt: int) -> None:
         """The artifact has earned its place; the one before stays in the other slot."""

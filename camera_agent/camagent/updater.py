@@ -114,17 +114,13 @@ class Updater:
 
     def _is_wanted(self, desired: Desired) -> bool:
         """Whether no other order has come meanwhile; rules alone make no order."""
-        with self._changed:
-            wish = self._wish
-            is_same = wish is None or (wish.digest, wish.attempt) == (
-                desired.digest,
-                desired.attempt,
-            )
-            return is_same and not self._is_stopping
+        wish = self._wish
+        is_same = wish is None or _order(wish) == _order(desired)
+        return is_same and not self._is_stopping
 
     def _pause(self, desired: Desired, pause_s: float) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._is_stopping or self._wish is not None, pause_s)
+            self._changed.wait_for(lambda: not self._is_wanted(desired), pause_s)
         return self._is_wanted(desired)
 
     def _restore(self) -> None:
@@ -161,7 +157,7 @@ class Updater:
             return  # nobody has ordered anything yet: what runs, runs
         if digest == running == (state.good.digest if state.good else ""):
             self._tell("good" if digest else "rolled_back", digest, attempt)
-        elif failure and (failure.digest, failure.attempt) == (digest, attempt):
+        elif failure and (failure.digest, failure.attempt) == _order(desired):
             self._tell("failed", digest, attempt, failure.detail)
         elif not digest:
             self._slots.clear(attempt)
@@ -214,6 +210,7 @@ class Updater:
                 self._settings,
                 lambda pause_s: self._pause(desired, pause_s),
             ):
+                self._slots.end_trial()
                 raise _SupersededError
             self._slots.mark_good(slot, desired.attempt)
         except BaseException:
@@ -296,3 +293,8 @@ class Updater:
             previous_digest=next((other for other in others if other != running_digest), ""),
         )
         self._on_change()
+
+
+def _order(desired: Desired) -> tuple[str, int]:
+    """What makes two wishes the same order."""
+    return desired.digest, desired.attempt
