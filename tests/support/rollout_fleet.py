@@ -4,11 +4,12 @@ It keeps what a real cloud would keep in rows (the rollout and each device's des
 from what lives in devices, so that a test can throw the cloud's memory away at any point.
 """
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, replace
 
 from camcloud.rollout import engine
 from camcloud.rollout.engine import Observation, Order, Progress, Step
-from camcloud.rollout.plan import Candidate, Plan, Rollout
+from camcloud.rollout.plan import UNSETTLED, Candidate, Plan, Rollout, RolloutState
 
 OLD = "a" * 64
 NEW = "b" * 64
@@ -26,7 +27,7 @@ class SimulatedDevice:
     desired: str = OLD
     attempt: int = 3
     is_rollback: bool = False
-    orders: list[Order] = field(default_factory=list)
+    orders: tuple[Order, ...] = ()
     # The device itself: the last order that it saw, and how far it is with it.
     seen_attempt: int = 3
     seen_digest: str = OLD
@@ -100,7 +101,7 @@ class SimulatedFleet:
             assert order.attempt == device.attempt + 1, "orders are numbered without a gap"
             device.desired, device.attempt = order.digest, order.attempt
             device.is_rollback = order.is_rollback
-            device.orders.append(order)
+            device.orders += (order,)
         self.rollout = step.rollout
         return step.rollout
 
@@ -122,6 +123,12 @@ class SimulatedFleet:
         self.now_s += seconds
         self.apply(engine.tick(self.rollout, self.now_s))
 
+    def clone(self) -> "SimulatedFleet":
+        """The same fleet, to go on from in another way."""
+        other = copy.copy(self)
+        other.devices = {name: replace(device) for name, device in self.devices.items()}
+        return other
+
     def states(self) -> dict[str, str]:
         """State of each execution by device."""
         return {item.device_id: item.state.value for item in self.rollout.executions}
@@ -129,3 +136,23 @@ class SimulatedFleet:
     def is_told(self, device_id: str) -> bool:
         """Whether the device ever got an order."""
         return bool(self.devices[device_id].orders)
+
+    def check_laws(self) -> None:
+        """What must hold at any moment; see the laws of ``camcloud.rollout.engine``."""
+        rollout = self.rollout
+        is_going_back = rollout.state in (RolloutState.ROLLING_BACK, RolloutState.ABORTED)
+        for item in rollout.executions:
+            device = self.devices[item.device_id]
+            before = self.before[item.device_id]
+            wanted = [(order.digest, order.is_rollback) for order in device.orders]
+            assert wanted in ([], [(NEW, False)], [(NEW, False), (before, True)])
+            if wanted:
+                assert item.wave < rollout.waves_begun, "told before its wave began"
+                assert item.attempt == device.attempt
+                assert is_going_back == (len(wanted) == 2), "sent back if and only if aborted"
+            else:
+                assert device.running == device.desired == before, "changed without an order"
+        if rollout.state in (RolloutState.RUNNING, RolloutState.PAUSED):
+            assert rollout.failure_count <= rollout.plan.max_failures
+        if rollout.state is RolloutState.COMPLETED:
+            assert not UNSETTLED & {item.state for item in rollout.executions}
