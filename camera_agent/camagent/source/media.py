@@ -11,6 +11,7 @@ need no copy. What they cost is memory: one buffer for each picture held.
 """
 
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -27,9 +28,12 @@ from camsdk.vision.frames import U8
 log = logging.getLogger(__name__)
 
 MAX_SIDE_PX = 4096
-MAX_BARREN_PACKETS = 600
-"""Packets in a row without a picture before a stream counts as undecodable: more than the longest
-usual distance of key frames (10 s at 50 fps), from which a decoder that joins late must wait."""
+MAX_BARREN_START = 600
+"""Packets without a picture at the start: more than the longest usual distance of key frames (10 s
+at 50 fps), from which a decoder that joins late must wait."""
+
+MAX_BARREN_PACKETS = 120
+"""The same once pictures have come: from then on, every packet should give one."""
 
 _CONTAINERS = "avi,mov,mp4,matroska,webm,mpegts,h264,hevc,m4v,mjpeg,flv"
 _PLANAR = {"yuv420p": False, "yuvj420p": True}
@@ -40,14 +44,16 @@ _HTTP_OPTIONS = {
     "protocol_whitelist": "http,https,tls,tcp",
     "format_whitelist": "mpjpeg,mpegts,mjpeg,flv,mov,mp4,matroska,webm",
 }
-# First picture early: no probing beyond the stream's own description (platform page: 169 ms after
-# PLAY against 1137). Only video is set up, so that a talkative audio track hides no silent video.
-# ``nobuffer`` is left out on purpose: it loses the first key frame.
+# First picture early: nothing is probed, the decoder learns what it needs from the stream. On
+# loopback the first picture comes with the second frame, not the fourth to eighth. Only video is
+# set up, so that a talkative audio track hides no silent video. ``nobuffer`` is left out on
+# purpose: it loses the first key frame.
 _RTSP_OPTIONS = {
     "protocol_whitelist": "rtsp,rtp,udp,tcp,tls",
     "format_whitelist": "rtsp,rtp,sdp,mpegts",
     "allowed_media_types": "video",
     "fpsprobesize": "0",
+    "probesize": "32",
     "analyzeduration": "100000",
 }
 
@@ -74,9 +80,12 @@ class Picture:
 class Video:
     """An open file or stream. Made by ``open_video``; used by one thread at a time."""
 
-    def __init__(self, container: "av.container.InputContainer", label: str) -> None:
+    def __init__(
+        self, container: "av.container.InputContainer", label: str, read_timeout_s: float | None
+    ) -> None:
         self._container = container
         self._label = label
+        self._read_timeout_s = read_timeout_s
         self._stream = container.streams.video[0]
         rate = self._stream.average_rate
         self.interval_s = float(1 / rate) if rate else 0.04
@@ -93,14 +102,14 @@ class Video:
         Raises:
             SourceError: Read error, silence, a picture that is too large, or nothing decodable.
         """
-        barren = 0
+        barren, limit = 0, MAX_BARREN_START
         for packet in self._packets():
             is_packet_corrupt = bool(packet.is_corrupt)
             barren += 1
             for frame in self._decode(packet):
-                barren = 0
+                barren, limit = 0, MAX_BARREN_PACKETS
                 yield _to_picture(frame, is_packet_corrupt, self._label)
-            if barren > MAX_BARREN_PACKETS:
+            if barren > limit:
                 raise SourceError(
                     f"{self._label} gave {barren} packets without one picture",
                     "check the camera's codec settings",
@@ -111,12 +120,22 @@ class Video:
         self._container.close()
 
     def _packets(self) -> Iterator["av.Packet[av.VideoStream]"]:
-        try:
-            yield from self._container.demux(self._stream)
-        except av.error.FFmpegError as error:
-            failure = error
-        else:
-            return
+        packets = self._container.demux(self._stream)
+        failure: av.error.FFmpegError | None = None
+        while failure is None:
+            asked_s = time.monotonic()
+            try:
+                packet = next(packets, None)
+            except av.error.FFmpegError as error:
+                failure = error
+                continue
+            # An interrupted read gives out what was buffered, or an end, before it fails.
+            limit_s = self._read_timeout_s
+            if limit_s is not None and time.monotonic() - asked_s >= limit_s:
+                raise _silent(self._label)
+            if packet is None:
+                return
+            yield packet
         raise _source_error("cannot be read further", self._label, failure)
 
     def _decode(self, packet: "av.Packet[av.VideoStream]") -> "list[av.VideoFrame]":
@@ -139,11 +158,13 @@ def open_video(address: Address, settings: CameraSettings) -> Video:
         SourceError: Missing, not a video, too large, refused or silent.
         Unauthenticated: The camera refuses the credentials.
     """
+    timeouts_s = (settings.open_timeout_s, settings.read_timeout_s)
+    started_s = time.monotonic()
     try:
         container = av.open(
             address.target,
             options=_options(address, settings),
-            timeout=(settings.open_timeout_s, settings.read_timeout_s),
+            timeout=None if address.is_recording else timeouts_s,
         )
     except av.error.FFmpegError as error:
         failure = error
@@ -153,12 +174,14 @@ def open_video(address: Address, settings: CameraSettings) -> Video:
         except SourceError:
             container.close()
             raise
-        return Video(container, address.label)
+        return Video(container, address.label, None if address.is_recording else timeouts_s[1])
     # Raised out here so that the original, which quotes the address, is not even its context.
     if isinstance(failure, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError):
         raise Unauthenticated(
             f"{address.label} refuses the credentials", "check user and password of the camera"
         )
+    if not address.is_recording and time.monotonic() - started_s >= timeouts_s[0]:
+        raise _silent(address.label)
     raise _source_error("cannot be opened", address.label, failure)
 
 
@@ -225,14 +248,21 @@ def _view(plane: "av.video.plane.VideoPlane") -> U8:
     return view
 
 
+def _silent(label: str) -> SourceError:
+    return SourceError(f"{label} is silent", "check the camera's power and network")
+
+
 def _source_error(what: str, label: str, error: "av.error.FFmpegError") -> SourceError:
     """Our error for a foreign one; not chained to it, because that one quotes the address."""
     if isinstance(error, FileNotFoundError):
-        return SourceError(f"there is no recording {label}", "check the path")
+        return SourceError(f"there is nothing at {label}", "check the path")
     if isinstance(error, av.error.ExitError | TimeoutError):
-        return SourceError(f"{label} is silent", "check the camera's power and network")
-    reason = redact(str(error.strerror or "unknown reason"))
-    hint = "check the address" if "opened" in what else "check the file or the camera"
+        return _silent(label)
     if isinstance(error, av.error.InvalidDataError | av.error.ArgumentError):
-        hint = "give a video that FFmpeg knows (" + _CONTAINERS.replace(",", ", ") + ")"
-    return SourceError(f"{label} {what}: {reason}", hint)
+        return SourceError(
+            f"{label} is no video that can be read", "use H.264 or H.265, or a common video file"
+        )
+    return SourceError(
+        f"{label} {what}: {redact(str(error.strerror or 'unknown reason'))}",
+        "check the address, the network and the camera",
+    )
