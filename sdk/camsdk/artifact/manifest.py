@@ -15,7 +15,8 @@ Invariants:
 
 import json
 import re
-from typing import Annotated, Final, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic import model_validator as _model_validator
@@ -94,7 +95,8 @@ class OutputSpec(_Value):
 
     Attributes:
         decoder: ``nanodet-gfl``: class logits and box distributions per stride (Generalized Focal
-            Loss, arXiv:2006.04388), exact in ``camsdk.artifact.decode``; ``boxes-scores-classes``: three tensors, already decoded.
+            Loss, arXiv:2006.04388), exact in ``camsdk.artifact.decode``;
+            ``boxes-scores-classes``: three tensors, already decoded.
         tensors: Names of the graph's outputs. ``nanodet-gfl``: for each stride in turn the class
             logits, then the distributions. ``boxes-scores-classes``: in that order.
         strides: Pixels of the input per cell, one per scale; empty when already decoded.
@@ -227,11 +229,7 @@ class Manifest(_Value):
 
     def to_bytes(self) -> bytes:
         """The one byte form: UTF-8 JSON, keys sorted, no spaces, shortest floats."""
-        value = self.model_dump(mode="json")
-        text = json.dumps(
-            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        )
-        return text.encode()
+        return canonical_json(self.model_dump(mode="json"))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Manifest":
@@ -249,6 +247,14 @@ class Manifest(_Value):
         if manifest.to_bytes() != data:
             raise DataCorrupted("the manifest is not in its canonical form")
         return manifest
+
+
+def canonical_json(value: Mapping[str, Any]) -> bytes:
+    """UTF-8 JSON with sorted keys, without spaces, floats as short as they round-trip."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
 
 
 def describe(error: ValidationError) -> str:

@@ -1,0 +1,213 @@
+"""``camctl model sign|show``: bundles (``.cam`` files) on this machine, and what is in them."""
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from camsdk.cli.moments import show_moment
+from camsdk.cli.output import Output
+from camsdk.cli.profile import Cloud, JsonOption, cloud_command
+from camsdk.errors import ArtifactRefused, InvalidInput, NotFound, ResourceExhausted
+
+if TYPE_CHECKING:
+    from camsdk.artifact.bundle import Contents
+    from camsdk.artifact.manifest import Manifest
+
+BundleArgument = Annotated[Path, typer.Argument(help="A bundle (.cam), signed or a draft.")]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--key",
+        envvar="CAMCTL_SIGNING_KEY",
+        metavar="PATH",
+        help="Ed25519 private key (PEM). Default: the embedded cloud's own.",
+    ),
+]
+CreateOption = Annotated[
+    bool,
+    typer.Option("--create-key", help="Make the key, and PATH.pub beside it, if there is none."),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="PATH", help="Write here instead of over the bundle."),
+]
+TrustOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust",
+        metavar="PATH",
+        help="Public key (PEM) of which one must have signed; may be repeated.",
+    ),
+]
+ModelArgument = Annotated[
+    str, typer.Argument(help="A bundle (.cam), or NAME or NAME:VERSION in the registry.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds ``sign`` and ``show`` to ``camctl model``."""
+    app.command("sign")(sign)
+    cloud_command(app, "show")(show)
+
+
+def sign(
+    path: BundleArgument,
+    key: KeyOption = None,
+    is_created: CreateOption = False,
+    out: OutOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Signs a bundle, in place of an earlier signature. Devices run what a trusted key signed."""
+    from camsdk.artifact import bundle, keys
+
+    data = _read(path)
+    signing_key = keys.load_signing_key(_key_path(key, is_created=is_created))
+    signed = bundle.sign(data, signing_key)
+    contents = bundle.read_unverified(signed)
+    _replace(out or path, signed)
+    output = Output(is_json=is_json)
+    if is_json:
+        output.json(
+            {
+                "path": str(out or path),
+                "reference": contents.manifest.reference,
+                "digest": contents.digest,
+                "signer": keys.key_id(contents.signer),
+            }
+        )
+        return
+    output.line(f"{contents.manifest.reference}  {contents.digest}")
+    output.note(f"signed by {keys.key_id(contents.signer)}: {out or path}")
+
+
+def show(cloud: Cloud, model: ModelArgument, trust: TrustOption = None) -> None:
+    """Shows what a bundle or a release holds, and whether its signature can be trusted."""
+    path = Path(model)
+    if path.suffix == ".cam" or path.exists():
+        _show_file(cloud.out, path, trust or [])
+        return
+    if trust:
+        raise InvalidInput("--trust is for a file", "give the path of a .cam file")
+    _show_release(cloud, model)
+
+
+def _show_file(out: Output, path: Path, trust: list[Path]) -> None:
+    from camsdk.artifact import bundle, keys
+
+    data = _read(path)
+    contents = bundle.read_unverified(data)
+    verdict = _verdict(data, contents, keys.load_trust_keys(trust))
+    signer = keys.key_id(contents.signer) if contents.signer else ""
+    if out.is_json:
+        manifest = contents.manifest.model_dump(mode="json")
+        facts = {"digest": contents.digest, "signer": signer, "signature": verdict}
+        out.json(facts | {"size_bytes": len(data), "manifest": manifest})
+    else:
+        signature = f"{verdict} by {signer}" if signer else verdict
+        facts = {"digest": contents.digest, "size": f"{len(data):,} bytes", "signature": signature}
+        out.fields(facts | _fields(contents.manifest))
+    if verdict == "refused":
+        raise typer.Exit(1)
+
+
+def _show_release(cloud: Cloud, reference: str) -> None:
+    from camsdk.artifact.manifest import Manifest, canonical_json
+
+    release = cloud.client.get_model(reference)
+    manifest = Manifest.from_bytes(canonical_json(release.manifest))
+    if cloud.out.is_json:
+        cloud.out.json(release)
+        return
+    cloud.out.fields(
+        {
+            "digest": release.digest,
+            "size": f"{release.size_bytes:,} bytes",
+            "approved": "yes" if release.is_approved else "no",
+            "pushed": show_moment(release.pushed_timestamp_s),
+        }
+        | _fields(manifest)
+    )
+
+
+def _verdict(data: bytes, contents: "Contents", trust_keys: tuple[bytes, ...]) -> str:
+    """``valid``, ``refused``, ``not checked`` or ``none``."""
+    from camsdk.artifact import bundle
+
+    if not contents.signer:
+        return "none"
+    if not trust_keys:
+        return "not checked"
+    try:
+        bundle.open_bundle(data, trust_keys)
+    except ArtifactRefused:
+        return "refused"
+    return "valid"
+
+
+def _fields(manifest: "Manifest") -> dict[str, str]:
+    """The manifest for people."""
+    tensor, outputs, lineage = manifest.input, manifest.output, manifest.lineage
+    options = ", ".join(f"{name}={value}" for name, value in sorted(lineage.options.items()))
+    return {
+        "model": f"{manifest.reference} ({manifest.kind}, {manifest.precision})",
+        "hardware": ", ".join(manifest.hardware),
+        "created": show_moment(manifest.created_timestamp_s),
+        "classes": f"{len(manifest.classes)}: {', '.join(manifest.classes[:8])}"
+        + (" ..." if len(manifest.classes) > 8 else ""),
+        "input": f"{tensor.name}: {tensor.dtype} {tensor.shape} {tensor.layout}, {tensor.color}, "
+        f"{tensor.resize}, mean {tensor.mean}, std {tensor.std}",
+        "output": f"{outputs.decoder}: {', '.join(outputs.tensors)}",
+        "thresholds": f"score {outputs.score_threshold:g}, NMS {outputs.nms_iou:g}, "
+        f"at most {outputs.max_detections}",
+        "canary": f"max error {manifest.canary.max_abs_error:g} "
+        f"in {manifest.canary.min_agreement:.2%} of the values",
+        "metrics": ", ".join(f"{name} {value:g}" for name, value in manifest.metrics.items()),
+        "made from": f"{lineage.source} ({lineage.source_sha256[:12]})",
+        "made by": f"{lineage.tool} {lineage.tool_version} {options}".rstrip(),
+        "members": ", ".join(f"{file.path} {file.size_bytes:,} B" for file in manifest.members),
+    }
+
+
+def _key_path(given: Path | None, *, is_created: bool) -> Path:
+    from camsdk.artifact import keys
+    from camsdk.client.profiles import embedded_data_dir
+
+    path = given or embedded_data_dir() / "keys" / "signing.key"
+    if path.exists():
+        return path
+    if not is_created:
+        raise NotFound(f"there is no key {path}", "give --key, or make one with --create-key")
+    if given is None:
+        raise InvalidInput("--create-key needs --key", "say where the new key shall be")
+    key = keys.generate_signing_key()
+    keys.save_private_key(key, path)
+    keys.save_public_key(keys.public_bytes(key), path.with_name(path.name + ".pub"))
+    return path
+
+
+def _read(path: Path) -> bytes:
+    from camsdk.artifact.bundle import MAX_BUNDLE_BYTES
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BUNDLE_BYTES + 1)
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > MAX_BUNDLE_BYTES:
+        raise ResourceExhausted(f"{path} is larger than a bundle may be")
+    return data
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InvalidInput(
+            f"{path} cannot be written: {error.strerror}", "choose another place with --out"
+        ) from error

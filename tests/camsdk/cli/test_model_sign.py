@@ -1,0 +1,135 @@
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from camsdk.artifact import keys
+from camsdk.artifact.bundle import open_bundle, read_unverified
+from camsdk.cli.model import app
+from camsdk.errors import DataCorrupted, InvalidInput, NotFound, PermissionDenied
+from support.artifacts import make_bundle
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout
+
+
+@pytest.fixture
+def draft(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.cam"
+    path.write_bytes(make_bundle(None))
+    return path
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "release.key"
+    keys.save_private_key(keys.generate_signing_key(), path)
+    return path
+
+
+def test_sign_in_place_and_show(draft: Path, key: Path, tmp_path: Path) -> None:
+    code, text = run("sign", draft, "--key", key, "--json")
+    assert code == 0
+    public = keys.public_bytes(keys.load_signing_key(key))
+    opened = open_bundle(draft.read_bytes(), [public])
+    assert json.loads(text) == {
+        "path": str(draft),
+        "reference": "tiny:1",
+        "digest": opened.digest,
+        "signer": keys.key_id(public),
+    }
+    pub = tmp_path / "release.pub"
+    keys.save_public_key(public, pub)
+    code, text = run("show", draft, "--trust", pub, "--json")
+    shown = json.loads(text)
+    assert code == 0
+    assert shown["signature"] == "valid"
+    assert shown["digest"] == opened.digest
+    assert shown["manifest"]["input"]["width"] == 32
+    code, text = run("show", draft, "--trust", pub)
+    assert code == 0
+    assert "tiny:1" in text
+    assert "valid by" in text
+    assert "boxes-scores-classes" in text
+
+
+def test_sign_to_another_file_leaves_the_first(draft: Path, key: Path, tmp_path: Path) -> None:
+    before = draft.read_bytes()
+    code, text = run("sign", draft, "--key", key, "--out", tmp_path / "signed.cam")
+    assert code == 0
+    assert draft.read_bytes() == before
+    assert read_unverified((tmp_path / "signed.cam").read_bytes()).digest in text
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        "release.key",
+        "signed.cam",
+        "tiny.cam",
+    ]
+
+
+def test_a_new_key_is_made_only_when_asked_for(draft: Path, tmp_path: Path) -> None:
+    path = tmp_path / "new.key"
+    with pytest.raises(NotFound, match="--create-key"):
+        run("sign", draft, "--key", path)
+    assert run("sign", draft, "--key", path, "--create-key")[0] == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    public = keys.load_trust_keys([tmp_path / "new.key.pub"])
+    assert open_bundle(draft.read_bytes(), public).manifest.name == "tiny"
+    made = path.read_bytes()
+    assert run("sign", draft, "--key", path, "--create-key")[0] == 0
+    assert path.read_bytes() == made
+
+
+def test_the_default_key_is_the_embedded_clouds(
+    draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    folder = tmp_path / "camplatform" / "cloud" / "keys"
+    with pytest.raises(NotFound, match=str(folder)):
+        run("sign", draft)
+    with pytest.raises(InvalidInput, match="--create-key needs --key"):
+        run("sign", draft, "--create-key")
+    folder.mkdir(parents=True)
+    keys.save_private_key(keys.generate_signing_key(), folder / "signing.key")
+    assert run("sign", draft)[0] == 0
+
+
+def test_what_cannot_be_signed(draft: Path, key: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        run("sign", tmp_path / "nothing.cam", "--key", key)
+    with pytest.raises(NotFound):
+        run("sign", tmp_path, "--key", key)
+    with pytest.raises(InvalidInput, match="--out"):
+        run("sign", draft, "--key", key, "--out", tmp_path / "no" / "folder.cam")
+    cut = tmp_path / "cut.cam"
+    cut.write_bytes(draft.read_bytes()[:-1])
+    with pytest.raises(DataCorrupted):
+        run("sign", cut, "--key", key)
+    key.chmod(0o644)
+    with pytest.raises(PermissionDenied):
+        run("sign", draft, "--key", key)
+
+
+def test_show_says_how_far_a_signature_can_be_trusted(
+    draft: Path, key: Path, tmp_path: Path
+) -> None:
+    assert json.loads(run("show", draft, "--json")[1])["signature"] == "none"
+    run("sign", draft, "--key", key)
+    assert json.loads(run("show", draft, "--json")[1])["signature"] == "not checked"
+    other = tmp_path / "other.pub"
+    keys.save_public_key(keys.public_bytes(keys.generate_signing_key()), other)
+    code, text = run("show", draft, "--trust", other, "--json")
+    assert code == 1
+    assert json.loads(text)["signature"] == "refused"
+
+
+def test_trust_is_for_files(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="for a file"):
+        run("show", "tiny:1", "--trust", tmp_path / "x.pub")
+    with pytest.raises(NotFound):
+        run("show", tmp_path / "nothing.cam")
