@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Final, Literal
 
 import yaml
 
+from camsdk.assets.folders import default_folder
 from camsdk.errors import NotFound
 
 Client = Literal["apt", "npm", "pip"]
@@ -57,6 +59,16 @@ class Asset:
     sha256: str
     licence: str
     redistributable: bool
+
+    @property
+    def path(self) -> Path:
+        """Where it is once it is pulled."""
+        return default_folder() / self.name
+
+    @property
+    def is_present(self) -> bool:
+        """Whether it was pulled; ``verify`` also checks its content."""
+        return self.path.is_file() and self.path.stat().st_size == self.size_bytes
 
 
 @cache

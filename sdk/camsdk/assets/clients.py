@@ -26,7 +26,7 @@ _POLL_S: Final = 0.2
 _INSTALL: Final = {
     "npm": "install Node.js with npm (Debian, Ubuntu: apt-get install npm)",
     "pip": "install pip (python -m ensurepip, or Debian: apt-get install python3-pip)",
-    "apt": "apt-get exists on Debian and Ubuntu only; elsewhere use a mirror folder",
+    "apt": "apt-get comes with Debian and Ubuntu: pull it there",
 }
 
 

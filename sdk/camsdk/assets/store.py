@@ -8,47 +8,26 @@ that pull the same package wait for each other.
 import fcntl
 import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import platformdirs
-
 from camsdk.assets.archives import OnProgress, extract
 from camsdk.assets.catalog import Asset, Package, catalog, find
 from camsdk.assets.clients import fetch
+from camsdk.assets.folders import FOLDER_VARIABLE, default_folder, default_mirror
 from camsdk.errors import AssetError
 
 log = logging.getLogger(__name__)
 
-FOLDER_VARIABLE: Final = "CAMCTL_ASSETS"
-MIRROR_VARIABLE: Final = "CAMCTL_ASSETS_MIRROR"
 _CHUNK: Final = 1 << 20
-
-
-def default_folder() -> Path:
-    """``CAMCTL_ASSETS``, or the user's cache."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    return Path(named) if named else platformdirs.user_cache_path("camplatform") / "assets"
-
-
-def default_mirror() -> Path | None:
-    """``CAMCTL_ASSETS_MIRROR``, or none."""
-    named = os.environ.get(MIRROR_VARIABLE)
-    return Path(named) if named else None
 
 
 def list_assets() -> tuple[Asset, ...]:
     """All assets, in the manifest's order."""
     return tuple(catalog().values())
-
-
-def path_of(asset: Asset, folder: Path | None = None) -> Path:
-    """Where an asset is once it is pulled."""
-    return (folder or default_folder()) / asset.name
 
 
 def verify(name: str, *, folder: Path | None = None) -> Path:
@@ -62,7 +41,7 @@ def verify(name: str, *, folder: Path | None = None) -> Path:
         AssetError: It was not pulled, or its size or sha256 differ.
     """
     asset = find(name)
-    path = path_of(asset, folder)
+    path = (folder or default_folder()) / asset.name
     if not path.is_file():
         raise AssetError(f"{name} has not been pulled", f"run camctl assets pull {name}")
     _check(path, asset.size_bytes, asset.sha256)
@@ -100,7 +79,7 @@ def pull(
     folder = folder or default_folder()
     mirror = mirror or default_mirror()
     report = on_progress or _silent
-    path = path_of(asset, folder)
+    path = folder / asset.name
     if _is_whole(path, asset):
         report(asset.size_bytes, asset.size_bytes)
         return path
@@ -127,7 +106,7 @@ def _obtain(asset: Asset, folder: Path, mirror: Path | None, report: OnProgress)
         part = work / f"{asset.name}.part"
         _copy(mirror / asset.name, part, report)
         _check(part, asset.size_bytes, asset.sha256)
-        part.replace(path_of(asset, folder))
+        part.replace(folder / asset.name)
         return
     archive = _archive(asset.package, work, mirror, report)
     siblings = [row for row in list_assets() if row.package == asset.package]

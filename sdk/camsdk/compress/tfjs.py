@@ -33,7 +33,7 @@ def import_graph_model(
         shards: Where each weight file named in it lies; by default beside it.
         outputs: Public name to TensorFlow tensor (``node`` or ``node:output``), which may lie
             inside the graph; by default the outputs that the file declares, under their names.
-        input_shapes: Static shape of each input whose declared shape has a free dimension.
+        input_shapes: Static shape of an input, instead of the declared one.
 
     Returns:
         A model of opset 17 with float32 inputs and outputs in TensorFlow's own layout.
@@ -45,6 +45,16 @@ def import_graph_model(
         InvalidInput: ``outputs`` or ``input_shapes`` do not fit the graph.
     """
     graph = read_graph(json_path, shards=shards)
+    return convert_graph(graph, outputs=outputs, input_shapes=input_shapes)
+
+
+def convert_graph(
+    graph: TfGraph,
+    *,
+    outputs: Mapping[str, str] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> onnx.ModelProto:
+    """Convert a graph that was read, and perhaps changed; as ``import_graph_model``."""
     chosen = dict(outputs) if outputs else {name: name for name in graph.outputs}
     for name, tensor in chosen.items():
         if node_of(tensor) not in graph.nodes:

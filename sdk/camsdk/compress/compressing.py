@@ -1,0 +1,144 @@
+"""A float artifact becomes an int8 artifact: calibrate, quantize, evaluate, describe.
+
+Knows no model: how frames become tensors and outputs become boxes is in the float manifest, and
+goes over into the int8 manifest unchanged.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import onnx
+
+from camsdk import __version__
+from camsdk.artifact.manifest import Lineage
+from camsdk.artifact.preprocess import make_input
+from camsdk.compress.clips import ClipSplit, count_frames, read_frames, split_clip
+from camsdk.compress.evaluate import Agreement, Contender, compare
+from camsdk.compress.packaging import Draft, describe, make_draft
+from camsdk.compress.quantize import DEFAULTS, QuantizeOptions, quantize_int8
+from camsdk.compress.sessions import Session
+from camsdk.errors import InvalidInput
+
+OnProgress = Callable[[int, int], None]
+"""Called with steps done and steps in all."""
+
+TOOL: Final = "camsdk.compress"
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """An int8 artifact and how it compares with the float one.
+
+    Attributes:
+        draft: Its manifest carries the agreement as metrics.
+        split: Which frames of the clip served what.
+    """
+
+    draft: Draft
+    agreement: Agreement
+    split: ClipSplit
+
+
+def compress_int8(
+    source: Draft,
+    clip: Path,
+    *,
+    name: str | None = None,
+    version: int | None = None,
+    options: QuantizeOptions = DEFAULTS,
+    split: ClipSplit | None = None,
+    on_progress: OnProgress | None = None,
+) -> Compressed:
+    """Quantize a float artifact with frames of a clip, and measure it on other frames of it.
+
+    Args:
+        source: The float artifact.
+        clip: A recording such as the model will see.
+        name, version: Of the new artifact; by default the source's name and the next version.
+        options: Of the quantizer.
+        split: Which frames; by default ``split_clip``.
+        on_progress: Frames decoded and evaluated, of all that will be.
+
+    Raises:
+        InvalidInput: The source is not float, or the clip is too short.
+        SourceError: The clip cannot be read.
+    """
+    if source.manifest.precision != "fp32":
+        raise InvalidInput(
+            f"{source.manifest.reference} is {source.manifest.precision}, only fp32 can be "
+            "quantized",
+            "give the artifact that camctl model import made",
+        )
+    split = split or split_clip(count_frames(clip))
+    progress = _Progress(split, on_progress)
+    tensors = (
+        make_input(frame, source.manifest.input) for frame in read_frames(clip, split.calibration)
+    )
+    model = onnx.load_from_string(source.model)
+    quantized = quantize_int8(model, tensors, options=options, on_input=progress.calibrated)
+    lineage = Lineage(
+        source=source.manifest.reference,
+        source_sha256=hashlib.sha256(source.model).hexdigest(),
+        tool=TOOL,
+        tool_version=__version__,
+        options={**options.as_text(), "calibration_inputs": str(quantized.calibration_count)},
+        calibration_sha256=quantized.calibration_sha256,
+    )
+    description = replace(
+        describe(source.manifest),
+        name=name or source.manifest.name,
+        version=version or source.manifest.version + 1,
+        precision="int8",
+        lineage=lineage,
+    )
+    draft = make_draft(quantized.model, description)
+    agreement = evaluate(source, draft, clip, split.evaluation, on_frame=progress.evaluated)
+    manifest = draft.manifest.model_copy(update={"metrics": agreement.as_metrics()})
+    progress.finish()
+    return Compressed(replace(draft, manifest=manifest), agreement, split)
+
+
+def evaluate(
+    reference: Draft,
+    candidate: Draft,
+    clip: Path,
+    frames: tuple[int, ...],
+    *,
+    on_frame: Callable[[int], None] | None = None,
+) -> Agreement:
+    """How far ``candidate`` agrees with ``reference`` on these frames of a clip."""
+    if reference.manifest.classes != candidate.manifest.classes:
+        raise InvalidInput("the two models do not know the same classes")
+    named = tuple(name for name in ("person",) if name in reference.manifest.classes)
+    return compare(
+        Contender(reference.manifest, Session(reference.model)),
+        Contender(candidate.manifest, Session(candidate.model)),
+        read_frames(clip, frames),
+        class_names=named,
+        on_frame=on_frame,
+    )
+
+
+class _Progress:
+    """Frames of both phases as one count."""
+
+    def __init__(self, split: ClipSplit, on_progress: OnProgress | None) -> None:
+        self._before = len(split.calibration)
+        self._total = self._before + len(split.evaluation)
+        self._on_progress = on_progress
+
+    def calibrated(self, count: int) -> None:
+        self._tell(count)
+
+    def evaluated(self, count: int) -> None:
+        self._tell(self._before + count)
+
+    def finish(self) -> None:
+        self._tell(self._total)
+
+    def _tell(self, done: int) -> None:
+        if self._on_progress is not None:
+            self._on_progress(done, self._total)

@@ -1,0 +1,159 @@
+"""From an ONNX model and what is known of it to a manifest with its members, ready to be packed.
+
+The canary's input is a rendered picture, so that no frame of anybody's camera is shipped. Its
+expected outputs are what this machine computes, and the tolerance follows from the precision.
+"""
+
+import io
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import onnx
+
+from camsdk.artifact.bundle import list_members
+from camsdk.artifact.manifest import CanarySpec, InputSpec, Lineage, Manifest, OutputSpec, Precision
+from camsdk.artifact.onnx_check import check_model
+from camsdk.artifact.preprocess import make_input
+from camsdk.compress.sessions import Array, Session
+from camsdk.vision.frames import Frame
+
+CPU_HARDWARE: Final = ("cpu-aarch64", "cpu-x86_64")
+MODEL_MEMBER: Final = "model.onnx"
+CANARY_MEMBER: Final = "canary.npz"
+
+_PICTURE: Final = (640, 480)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model's manifest says besides what follows from its files.
+
+    Attributes: as in ``Manifest``.
+    """
+
+    name: str
+    version: int
+    precision: Precision
+    classes: tuple[str, ...]
+    input: InputSpec
+    output: OutputSpec
+    lineage: Lineage
+    hardware: tuple[str, ...] = CPU_HARDWARE
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A model ready to be packed and signed: ``bundle.pack(manifest, members, key)``.
+
+    Attributes:
+        members: Content by name.
+    """
+
+    manifest: Manifest
+    members: Mapping[str, bytes]
+
+    @property
+    def model(self) -> bytes:
+        """The serialized ONNX model."""
+        return self.members[self.manifest.model.path]
+
+
+def make_draft(
+    model: onnx.ModelProto,
+    description: Description,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    created_timestamp_s: float | None = None,
+) -> Draft:
+    """Run the canary and write the manifest.
+
+    Args:
+        model: What devices will run; checked as they check it.
+        metrics: Measured figures by name.
+        created_timestamp_s: Seconds since the Unix epoch, by default now.
+
+    Raises:
+        UnsupportedModel: It uses what a device would refuse.
+        RuntimeFailure: It does not run.
+    """
+    content = model.SerializeToString(deterministic=True)
+    check_model(content)
+    tensor = make_input(rendered_picture(), description.input)
+    outputs = Session(content).infer(tensor)
+    expected = {name: np.asarray(outputs[name]) for name in description.output.tensors}
+    members = {MODEL_MEMBER: content, CANARY_MEMBER: write_canary(tensor, expected)}
+    manifest = Manifest(
+        name=description.name,
+        version=description.version,
+        hardware=description.hardware,
+        precision=description.precision,
+        classes=description.classes,
+        input=description.input,
+        output=description.output,
+        members=list_members(members),
+        canary=_tolerance(description.precision, expected),
+        metrics=dict(metrics or {}),
+        lineage=description.lineage,
+        created_timestamp_s=time.time() if created_timestamp_s is None else created_timestamp_s,
+    )
+    return Draft(manifest, members)
+
+
+def describe(manifest: Manifest) -> Description:
+    """The description that a manifest was made from, to make a derived model's from it."""
+    return Description(
+        name=manifest.name,
+        version=manifest.version,
+        precision=manifest.precision,
+        classes=manifest.classes,
+        input=manifest.input,
+        output=manifest.output,
+        lineage=manifest.lineage,
+        hardware=manifest.hardware,
+    )
+
+
+def write_canary(tensor: Array, expected: Mapping[str, Array]) -> bytes:
+    """The canary's member, see ``CanarySpec``; the same arrays give the same bytes."""
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {f"output/{name}": value for name, value in expected.items()}
+    np.savez_compressed(buffer, input=tensor, **arrays)
+    return buffer.getvalue()
+
+
+def _tolerance(precision: str, expected: Mapping[str, Array]) -> CanarySpec:
+    """What another processor may differ by.
+
+    Float kernels differ in the order of their sums only. Integer kernels agree, but the float
+    scaling between them may round a value to the neighbouring step, which later layers spread.
+    """
+    largest = max(float(np.abs(value).max(initial=0)) for value in expected.values())
+    if precision == "fp32":
+        return CanarySpec(path=CANARY_MEMBER, max_abs_error=1e-4 * largest, min_agreement=1.0)
+    return CanarySpec(path=CANARY_MEMBER, max_abs_error=2e-2 * largest, min_agreement=0.99)
+
+
+def rendered_picture() -> Frame:
+    """A still life for the canary: shaded ground, textured blocks, upright figures. Always equal.
+
+    Integer arithmetic only, so that it is the same picture on every machine.
+    """
+    width, height = _PICTURE
+    rows, columns = np.mgrid[0:height, 0:width]
+    luma = 60 + rows * 90 // height + (columns * 7 + rows * 13) % 11
+    u = np.full((height // 2, width // 2), 120)
+    v = np.full((height // 2, width // 2), 132)
+    for index in range(9):
+        left, top = 40 + index * 61, 90 + (index * 83) % 210
+        tall, wide = 60 + (index * 37) % 90, 18 + (index * 11) % 26
+        body = (slice(top, top + tall), slice(left, left + wide))
+        luma[body] = 30 + (index * 53) % 170 + (rows[body] * columns[body]) % 23
+        head = (slice(top - wide // 2, top), slice(left + wide // 4, left + wide * 3 // 4))
+        luma[head] = 150
+        half = tuple(slice(part.start // 2, part.stop // 2) for part in body)
+        u[half], v[half] = 90 + index * 9, 170 - index * 8
+    planes = (np.clip(plane, 16, 235).astype(np.uint8) for plane in (luma, u, v))
+    return Frame(0, 0.0, *planes)
