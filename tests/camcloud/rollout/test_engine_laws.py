@@ -108,7 +108,7 @@ def test_the_laws_hold_in_every_interleaving_of_two_devices(plan: Plan) -> None:
 def test_the_laws_hold_in_every_interleaving_of_three_waves(max_failures: int) -> None:
     plan = Plan(Strategy.WAVES, wave_count=2, max_failures=max_failures)
     count, _ = _explore(SimulatedFleet(3, plan))
-    assert count > 1_000
+    assert count > 500
 
 
 class RolloutMachine(RuleBasedStateMachine):
