@@ -42,8 +42,9 @@ class TrackerSettings:
     """How the tracker decides.
 
     Attributes:
-        high_score: Detections from here on are matched first (the paper's tau, section 3; 0.6
-            there). 0.5, because detectors trained with a quality focal loss score lower.
+        high_score: Detections from here on are matched first (the paper's tau, 0.6 in section
+            4.1). A detector whose scores run lower needs a lower one: tau belongs in the valley
+            between the scores of objects and those of doubt.
         low_score: Below, a detection is ignored (0.1 in the authors' code).
         new_score: A new track needs this; 0.1 above ``high_score``, as in the authors' code.
         min_iou: Overlap that a first match needs (0.2, section 4.1).
@@ -55,9 +56,9 @@ class TrackerSettings:
             nothing about what happened in between.
     """
 
-    high_score: float = 0.5
+    high_score: float = 0.6
     low_score: float = 0.1
-    new_score: float = 0.6
+    new_score: float = 0.7
     min_iou: float = 0.2
     min_iou_low: float = 0.5
     max_lost_s: float = 1.0
