@@ -88,47 +88,53 @@ def iou_matrix(a: F32, b: F32) -> F32:
     Returns:
         float32 (n, m), 0 where both are empty.
     """
-    low = np.maximum(a[:, np.newaxis, :2], b[:, :2])
-    high = np.minimum(a[:, np.newaxis, 2:], b[:, 2:])
-    inner = np.prod(np.maximum(high - low, 0), axis=2)
-    area_a = np.prod(a[:, 2:] - a[:, :2], axis=1)
-    area_b = np.prod(b[:, 2:] - b[:, :2], axis=1)
-    union = area_a[:, np.newaxis] + area_b - inner
-    return np.asarray(inner / np.where(union > 0, union, 1), np.float32)
+    # Column by column: the arrays stay two-dimensional and contiguous.
+    ax1, ay1, ax2, ay2 = a.T[:, :, np.newaxis]
+    bx1, by1, bx2, by2 = np.ascontiguousarray(b.T)
+    inner = np.maximum(np.minimum(ax2, bx2) - np.maximum(ax1, bx1), 0)
+    inner *= np.maximum(np.minimum(ay2, by2) - np.maximum(ay1, by1), 0)
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - inner
+    union[union <= 0] = 1
+    return np.asarray(inner / union, np.float32)
 
 
 def _nanodet(outputs: Mapping[str, NDArray[np.generic]], manifest: Manifest) -> Detections:
     """Boxes above the threshold, in pixels of the input tensor, before suppression."""
-    parts = list(_nanodet_scales(outputs, manifest))
-    return Detections(
-        np.concatenate([part.xyxy for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.class_ids for part in parts]),
-    )
+    columns = zip(*_nanodet_cells(outputs, manifest), strict=True)
+    logits, spread, centres, strides = (np.concatenate(parts, axis=-1) for parts in columns)
+    class_ids = logits.argmax(axis=0)
+    scores = _sigmoid(np.take_along_axis(logits, class_ids[np.newaxis], 0)[0])
+    left, top, right, bottom = _expected(spread) * strides
+    x, y = centres
+    xyxy = np.stack([x - left, y - top, x + right, y + bottom], axis=1)
+    return Detections(xyxy.astype(np.float32), scores, class_ids.astype(np.int64))
 
 
-def _nanodet_scales(
+def _nanodet_cells(
     outputs: Mapping[str, NDArray[np.generic]], manifest: Manifest
-) -> Iterator[Detections]:
+) -> Iterator[tuple[F32, F32, F32, F32]]:
+    """For each stride what its n cells above the threshold hold.
+
+    Class logits (classes, n), distributions (4, bins, n), centres (2, n) in pixels of the input,
+    and the stride (n,).
+    """
     spec, bins = manifest.output, manifest.output.reg_max + 1
     threshold = np.float32(_logit(spec.score_threshold))
-    for stride, scores_name, distances_name in zip(
+    for stride, logits_name, distances_name in zip(
         spec.strides, spec.tensors[::2], spec.tensors[1::2], strict=True
     ):
         rows, columns = -(-manifest.input.height // stride), -(-manifest.input.width // stride)
         classes = len(manifest.classes)
-        logits = _tensor(outputs, scores_name, (1, classes, rows, columns)).reshape(classes, -1)
+        logits = _tensor(outputs, logits_name, (1, classes, rows, columns)).reshape(classes, -1)
         spread = _tensor(outputs, distances_name, (1, 4 * bins, rows, columns))
         cells = np.flatnonzero(logits.max(axis=0) >= threshold)  # NaN compares false
-        chosen = logits[:, cells]
-        class_ids = chosen.argmax(axis=0)
-        scores = _sigmoid(np.take_along_axis(chosen, class_ids[np.newaxis], 0)[0])
-        distances = _expected(spread.reshape(4, bins, -1)[:, :, cells]) * stride
-        x = (cells % columns + 0.5) * stride
-        y = (cells // columns + 0.5) * stride
-        xyxy = np.stack([x, y, x, y]) + distances * np.array([[-1], [-1], [1], [1]])
-        yield Detections(
-            xyxy.T.astype(np.float32), scores.astype(np.float32), class_ids.astype(np.int64)
+        row, column = np.divmod(cells, columns)
+        centres = (np.stack([column, row]) + np.float32(0.5)) * np.float32(stride)
+        yield (
+            logits[:, cells],
+            spread.reshape(4, bins, -1)[:, :, cells],
+            centres,
+            np.full(len(cells), stride, np.float32),
         )
 
 
