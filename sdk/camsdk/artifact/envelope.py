@@ -62,13 +62,13 @@ def seal(bundle: bytes, recipient: bytes, *, device_id: str, digest: str) -> byt
         wrapped = _SUITE.encrypt(file_key, X25519PublicKey.from_public_bytes(recipient), info)
     except ValueError as error:  # wrong length, or a point of small order
         raise InvalidInput("the recipient is not an X25519 public key of 32 bytes") from error
-    cipher = AESGCM(file_key)
-    clear = memoryview(bundle)
-    chunks = (
-        cipher.encrypt(nonce, clear[start : start + CHUNK_BYTES], None)
-        for start, nonce in _chunks(len(bundle), CHUNK_BYTES)
-    )
-    return b"".join((header, wrapped, *chunks))
+    sealed = bytearray(sealed_size(len(bundle)))
+    start = _HEADER.size + _WRAPPED_BYTES
+    sealed[:start] = header + wrapped
+    cipher, clear, target = AESGCM(file_key), memoryview(bundle), memoryview(sealed)[start:]
+    for nonce, at, sealed_at in _chunks(len(bundle)):
+        cipher.encrypt_into(nonce, clear[at], None, target[sealed_at])
+    return bytes(sealed)
 
 
 def unseal(sealed: bytes, private_key: X25519PrivateKey, *, device_id: str, digest: str) -> bytes:
@@ -91,17 +91,14 @@ def unseal(sealed: bytes, private_key: X25519PrivateKey, *, device_id: str, dige
     _, size = _HEADER.unpack(header)
     if not 0 < size <= MAX_BUNDLE_BYTES or len(sealed) != sealed_size(size):
         raise DataCorrupted(f"the sealed artifact has {len(sealed)} bytes, which does not fit")
+    bundle = bytearray(size)
     try:
         file_key = _SUITE.decrypt(
             sealed[_HEADER.size : start], private_key, _info(header, device_id, digest)
         )
-        cipher = AESGCM(file_key)
-        view = memoryview(sealed)[start:]
-        step = CHUNK_BYTES + _TAG_BYTES
-        bundle = b"".join(
-            cipher.decrypt(nonce, view[at : at + step], None)
-            for at, nonce in _chunks(len(view), step)
-        )
+        cipher, source, target = AESGCM(file_key), memoryview(sealed)[start:], memoryview(bundle)
+        for nonce, at, sealed_at in _chunks(size):
+            cipher.decrypt_into(nonce, source[sealed_at], None, target[at])
     except (InvalidTag, ValueError) as error:  # ValueError: the file key has a wrong length
         raise ArtifactRefused(
             f"the artifact does not open: it was changed or is not for {device_id}",
@@ -109,7 +106,7 @@ def unseal(sealed: bytes, private_key: X25519PrivateKey, *, device_id: str, dige
         ) from error
     if hashlib.sha256(bundle).hexdigest() != digest:
         raise ArtifactRefused("the sealed artifact is not the one that was asked for")
-    return bundle
+    return bytes(bundle)
 
 
 def sealed_size(bundle_size: int) -> int:
@@ -118,11 +115,16 @@ def sealed_size(bundle_size: int) -> int:
     return _HEADER.size + _WRAPPED_BYTES + bundle_size + chunks * _TAG_BYTES
 
 
-def _chunks(size: int, step: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and nonce of each chunk: its number in 11 bytes, then 1 for the last, else 0."""
-    starts = range(0, size, step)
-    for index, start in enumerate(starts):
-        yield start, index.to_bytes(11, "big") + bytes([index == len(starts) - 1])
+def _chunks(size: int) -> Iterator[tuple[bytes, slice, slice]]:
+    """For each chunk its nonce, its place in the bundle and its place after the file key.
+
+    The nonce is the chunk's number in 11 bytes, then 1 for the last chunk, else 0.
+    """
+    for index, start in enumerate(range(0, size, CHUNK_BYTES)):
+        end = min(start + CHUNK_BYTES, size)
+        nonce = index.to_bytes(11, "big") + bytes([end == size])
+        tags = index * _TAG_BYTES
+        yield nonce, slice(start, end), slice(start + tags, end + tags + _TAG_BYTES)
 
 
 def _info(header: bytes, device_id: str, digest: str) -> bytes:
