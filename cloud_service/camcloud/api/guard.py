@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from camcloud.api.auth import DeviceIdentity, device_of
 from camcloud.api.errors import Context
 from camcloud.fleet import certificates, tokens
@@ -141,10 +143,13 @@ class DeviceGuard:
         return len(ended)
 
     async def watch(self) -> None:
-        """Checks the open calls again and again, until cancelled."""
+        """Checks the open calls again and again, until cancelled; a failed look is repeated."""
         while True:
             await asyncio.sleep(self._recheck_interval_s)
-            await self.recheck()
+            try:
+                await self.recheck()
+            except SQLAlchemyError:
+                _LOG.exception("certificates could not be looked up")
 
     async def recheck(self) -> None:
         """Ends the open calls whose certificate is no longer in force."""

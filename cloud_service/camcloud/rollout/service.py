@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from camcloud.fleet import devices
 from camcloud.fleet.devices import DeviceRow
@@ -76,10 +77,13 @@ class RolloutService:
             _LOG.info("rollout %s goes on, %s", rollout.rollout_id, rollout.state.value)
 
     async def drive(self) -> None:
-        """Lets time pass, until cancelled."""
+        """Lets time pass, until cancelled; a store that cannot be written is tried again."""
         while True:
             await asyncio.sleep(self._tick_interval_s)
-            await self.tick()
+            try:
+                await self.tick()
+            except SQLAlchemyError:
+                _LOG.exception("timeouts could not be stored")
 
     async def tick(self) -> None:
         """Times out what is overdue."""
