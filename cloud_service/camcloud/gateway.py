@@ -13,18 +13,20 @@ further answer acknowledges cumulatively and adds credits to those given before.
 """
 
 import asyncio
-import contextlib
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-import grpc.aio
+from typing_extensions import override
 
 from camcloud.api.auth import DeviceIdentity, device_of
+from camcloud.api.errors import Context
 from camcloud.bus import Bus, Publisher
 from camproto.v1 import device_pb2
+from camproto.v1.device_pb2_grpc import DeviceGatewayServicer
 from camsdk.errors import InvalidInput, ResourceExhausted
 from camsdk.wire import MAX_PAYLOAD_BYTES
 
@@ -32,23 +34,9 @@ _LOG = logging.getLogger(__name__)
 
 _MAX_INTEGER: Final = 2**63 - 1
 _IDLE_S: Final = 60.0
-_LAST_WRITE_S: Final = 1.0
-
-Context: TypeAlias = "grpc.aio.ServicerContext[device_pb2.IngestRequest, device_pb2.IngestResponse]"
 
 Identify: TypeAlias = "Callable[[Any], DeviceIdentity | Awaitable[DeviceIdentity]]"
 """Who is on the other end of a call; raises ``Unauthenticated``."""
-
-SERVER_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MAX_PAYLOAD_BYTES + (64 << 10)),
-    ("grpc.max_metadata_size", 16 << 10),
-    ("grpc.server_handshake_timeout_ms", 5_000),  # silent connections would stay open for 40 s
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.min_ping_interval_without_data_ms", 4_000),  # devices ping every 5 s
-    ("grpc.keepalive_permit_without_calls", 1),
-)
-"""For a server that devices call."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +57,8 @@ class GatewayLimits:
     starved_poll_s: float = 0.05
 
 
-class IngestServicer:
-    """``DeviceGateway.Ingest``; mixed into the servicer that has the other methods.
+class IngestServicer(DeviceGatewayServicer):
+    """``DeviceGateway.Ingest``; inherited by the servicer that has the other methods.
 
     Args:
         bus: Where batches go.
@@ -91,11 +79,10 @@ class IngestServicer:
         """Streams that are open."""
         return self._stream_count
 
-    async def Ingest(  # noqa: N802 - named by the protocol
-        self,
-        request_iterator: AsyncIterator[device_pb2.IngestRequest],
-        context: Context,
-    ) -> None:
+    @override
+    async def Ingest(
+        self, request_iterator: AsyncIterator[device_pb2.IngestRequest], context: Context
+    ) -> AsyncIterator[device_pb2.IngestResponse]:
         """Takes one device's batches until it ends the stream.
 
         Raises:
@@ -104,15 +91,18 @@ class IngestServicer:
         identity = self._identify(context)
         if inspect.isawaitable(identity):
             identity = await identity
-        hello = await _read_hello(context)
+        requests = aiter(request_iterator)
+        hello = await _read_hello(requests)
         publisher = self._bus.open_lane(identity.device_id, identity.fleet, hello.epoch)
-        stream = _Stream(context, publisher, self._bus, self._limits, self._share)
         self._stream_count += 1
         try:
             lost = publisher.skip_to(hello.next_sequence)
             if lost:
                 _LOG.warning("%s had to drop %d batches", identity.device_id, lost)
-            await stream.run()
+            stream = _Stream(requests, publisher, self._bus, self._limits, self._share)
+            async with aclosing(stream.answers()) as answers:
+                async for answer in answers:
+                    yield answer
         finally:
             self._stream_count -= 1
             publisher.close()
@@ -124,101 +114,74 @@ class IngestServicer:
 
 
 class _Stream:
-    """One stream: a reader that publishes, and a writer that acknowledges and gives credits."""
+    """One stream: a task reads and publishes, answers acknowledge and give credits."""
 
     def __init__(
         self,
-        context: Context,
+        requests: AsyncIterator[device_pb2.IngestRequest],
         publisher: Publisher,
         bus: Bus,
         limits: GatewayLimits,
         share: Callable[[], int],
     ) -> None:
-        self._context = context
+        self._requests = requests
         self._publisher = publisher
         self._bus = bus
         self._limits = limits
         self._share = share
         self._credits = 0
-        self._is_ended = False
-        self._write: asyncio.Future[None] | None = None
 
-    async def run(self) -> None:
+    async def answers(self) -> AsyncGenerator[device_pb2.IngestResponse]:
+        """Acknowledgements and credits, until the device has ended and all is durable."""
         reader = asyncio.create_task(self._read_batches())
-        writer = asyncio.create_task(self._acknowledge())
+        reader.add_done_callback(lambda _: self._publisher.wake())
+        acked = -1
         try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
-            if reader.done():
-                reader.result()  # the device has ended the stream: acknowledge the rest
-                await writer
-            else:
-                writer.result()
+            while True:
+                durable = self._publisher.acked
+                under_way = self._credits + self._publisher.taken - durable
+                more = max(0, self._share() - under_way)
+                if durable > acked or more:
+                    acked = durable
+                    self._credits += more
+                    yield device_pb2.IngestResponse(acked_sequence=acked, credits=more)
+                if reader.done():
+                    reader.result()  # raises what the device did wrong
+                    if self._publisher.taken == acked:
+                        return
+                await self._wait_for_progress(acked, reader)
         finally:
             reader.cancel()
-            writer.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
-            if self._write is not None:
-                # gRPC cannot end a call well while one of its writes is under way.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_LAST_WRITE_S):
-                        await asyncio.gather(self._write, return_exceptions=True)
+            await asyncio.gather(reader, return_exceptions=True)
 
     async def _read_batches(self) -> None:
-        while True:
-            request = await _read(self._context)
-            if request is None:
-                self._is_ended = True
-                self._publisher.wake()
-                return
+        async for request in self._requests:
             if request.WhichOneof("kind") != "batch":
                 raise InvalidInput("a stream has one Hello, then batches")
-            self._check(request.batch)
+            batch = request.batch
+            if self._credits <= 0:
+                raise ResourceExhausted("a batch came without credit", "wait for credits")
+            if len(batch.payload) > self._limits.batch_bytes:
+                raise ResourceExhausted(
+                    f"batch {batch.sequence} has {len(batch.payload)} bytes",
+                    f"at most {self._limits.batch_bytes} are taken",
+                )
             while not self._bus.room:
                 await asyncio.sleep(self._limits.starved_poll_s)
             self._credits -= 1
-            self._publisher.publish(request.batch.sequence, request.batch.payload)
+            self._publisher.publish(batch.sequence, batch.payload)
 
-    def _check(self, batch: device_pb2.PackedBatch) -> None:
-        if self._credits <= 0:
-            raise ResourceExhausted("a batch came without credit", "wait for credits")
-        if len(batch.payload) > self._limits.batch_bytes:
-            raise ResourceExhausted(
-                f"batch {batch.sequence} has {len(batch.payload)} bytes",
-                f"at most {self._limits.batch_bytes} are taken",
-            )
-
-    async def _acknowledge(self) -> None:
-        acked = -1
-        while True:
-            durable = self._publisher.acked
-            under_way = self._credits + self._publisher.taken - durable
-            more = max(0, self._share() - under_way)
-            if durable > acked or more:
-                acked = durable
-                self._credits += more
-                response = device_pb2.IngestResponse(acked_sequence=acked, credits=more)
-                self._write = asyncio.ensure_future(self._context.write(response))
-                await asyncio.shield(self._write)
-            if self._is_ended and self._publisher.taken == acked:
-                return
-            await self._wait_for_progress(acked)
-
-    async def _wait_for_progress(self, acked: int) -> None:
+    async def _wait_for_progress(self, acked: int, reader: "asyncio.Task[None]") -> None:
         # Room in a bus that was full shows only by looking.
         timeout_s = self._limits.starved_poll_s if self._credits <= 0 else _IDLE_S
         durable = await self._publisher.progress(acked, timeout_s)
-        is_urgent = self._credits < self._limits.window // 2
-        if durable > acked and not is_urgent and not self._is_ended:
+        has_credit = self._credits >= self._limits.window // 2
+        if durable > acked and has_credit and not reader.done():
             await asyncio.sleep(self._limits.ack_delay_s)
 
 
-async def _read(context: Context) -> device_pb2.IngestRequest | None:
-    message: object = await context.read()  # grpc.aio.EOF at the end, unknown to the stubs
-    return message if isinstance(message, device_pb2.IngestRequest) else None
-
-
-async def _read_hello(context: Context) -> device_pb2.Hello:
-    request = await _read(context)
+async def _read_hello(requests: AsyncIterator[device_pb2.IngestRequest]) -> device_pb2.Hello:
+    request = await anext(requests, None)
     if request is None or not request.HasField("hello"):
         raise InvalidInput("a stream starts with a Hello")
     hello = request.hello

@@ -10,11 +10,10 @@ import grpc.aio
 import pytest
 
 from camcloud.api.auth import DeviceIdentity
-from camcloud.api.errors import map_errors
-from camcloud.api.interception import GuardInterceptor
 from camcloud.bus import BusLimits, LaneCounts, LogBus, MemoryJournal
 from camcloud.bus.journals import Group
-from camcloud.gateway import SERVER_OPTIONS, GatewayLimits, IngestServicer
+from camcloud.gateway import GatewayLimits, IngestServicer
+from camcloud.listeners import DEVICE_OPTIONS, make_server
 from camproto.v1 import device_pb2, device_pb2_grpc
 from camsdk.errors import Unauthenticated, Unavailable
 
@@ -29,14 +28,10 @@ def identify(context: grpc.aio.ServicerContext) -> DeviceIdentity:
     return DeviceIdentity(str(metadata["device"]), "park-a")
 
 
-class Servicer(IngestServicer, device_pb2_grpc.DeviceGatewayServicer):
-    """Only Ingest."""
-
-
 @dataclass
 class Gateway:
     bus: LogBus
-    servicer: Servicer
+    servicer: IngestServicer
     stub: device_pb2_grpc.DeviceGatewayStub
 
     async def stream(self, device: str = "cam-1") -> grpc.aio.StreamStreamCall:
@@ -51,10 +46,8 @@ async def gateway(
 ) -> AsyncIterator[Gateway]:
     bus = LogBus(journal or MemoryJournal(), bus_limits)
     await bus.start()
-    servicer = Servicer(bus, identify, limits)
-    server = grpc.aio.server(
-        interceptors=(GuardInterceptor(map_errors),), options=list(SERVER_OPTIONS)
-    )
+    servicer = IngestServicer(bus, identify, limits)
+    server = make_server(None, DEVICE_OPTIONS)
     device_pb2_grpc.add_DeviceGatewayServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -4,27 +4,26 @@ Errors are raised as :class:`~camsdk.errors.CamError` and mapped by the server's
 """
 
 from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
 
-import grpc.aio
+from typing_extensions import override
 
 from camcloud.analysis.search import METHOD, Hit
+from camcloud.api.errors import Context
 from camcloud.data_plane import DataPlane
 from camcloud.store import events, ingest, tracks
 from camcloud.store.events import EventQuery, StoredEvent
 from camcloud.store.tracks import StoredTrack, TrackQuery
 from camproto.v1 import api_pb2
+from camproto.v1.api_pb2_grpc import CloudApiServicer
 from camsdk.errors import InvalidInput
 from camsdk.wire import event_to_message
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 DEFAULT_PAGE = 100
 DEFAULT_TOP_K = 10
 
 
-class DataApi:
-    """Mixed into the servicer of ``CloudApi``.
+class DataApi(CloudApiServicer):
+    """Inherited by the servicer that has the other methods.
 
     Args:
         data_plane: Started by its owner.
@@ -33,7 +32,8 @@ class DataApi:
     def __init__(self, data_plane: DataPlane) -> None:
         self._data = data_plane
 
-    async def ListEvents(  # noqa: N802 - named by the protocol
+    @override
+    async def ListEvents(
         self, request: api_pb2.ListEventsRequest, context: Context
     ) -> api_pb2.ListEventsResponse:
         """One page of stored events."""
@@ -53,7 +53,8 @@ class DataApi:
             next_cursor=found[-1].cursor if len(found) == limit else 0,
         )
 
-    async def TailEvents(  # noqa: N802 - named by the protocol
+    @override
+    async def TailEvents(
         self, request: api_pb2.TailEventsRequest, context: Context
     ) -> AsyncIterator[api_pb2.EventRecord]:
         """Stored events after a cursor, then new ones as they come."""
@@ -67,7 +68,8 @@ class DataApi:
         async for stored in following:
             yield _event_record(stored)
 
-    async def GetEvent(  # noqa: N802 - named by the protocol
+    @override
+    async def GetEvent(
         self, request: api_pb2.GetEventRequest, context: Context
     ) -> api_pb2.EventRecord:
         """The event with an id."""
@@ -76,7 +78,8 @@ class DataApi:
         )
         return _event_record(stored)
 
-    async def SearchAppearance(  # noqa: N802 - named by the protocol
+    @override
+    async def SearchAppearance(
         self, request: api_pb2.SearchAppearanceRequest, context: Context
     ) -> api_pb2.SearchAppearanceResponse:
         """Tracks that look like a picture, an event's track or a code."""
@@ -100,7 +103,8 @@ class DataApi:
         )
         return api_pb2.SearchAppearanceResponse(hits=map(_hit, hits), method=METHOD)
 
-    async def GetIngestStats(  # noqa: N802 - named by the protocol
+    @override
+    async def GetIngestStats(
         self, request: api_pb2.GetIngestStatsRequest, context: Context
     ) -> api_pb2.IngestStats:
         """What a camera, a device or all have brought; repetitions count by device only."""
@@ -131,7 +135,8 @@ class DataApi:
             duplicate_batch_count=repeated,
         )
 
-    async def ListTracks(  # noqa: N802 - named by the protocol
+    @override
+    async def ListTracks(
         self, request: api_pb2.ListTracksRequest, context: Context
     ) -> api_pb2.ListTracksResponse:
         """Tracks, those seen last first."""
