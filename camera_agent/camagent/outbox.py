@@ -284,6 +284,16 @@ class Outbox:
                 )
             return session
 
+    def is_finished(self, camera_id: str, source_key: str) -> bool:
+        """Whether the camera's latest session read this recording to its end."""
+        with self._lock:
+            row = self._ledger.one(
+                "SELECT source_key, is_finished FROM sessions"
+                " WHERE camera_id = ? ORDER BY session DESC LIMIT 1",
+                camera_id,
+            )
+            return row is not None and row[0] == source_key and bool(row[1])
+
     def finish_session(self, camera_id: str, session: int) -> None:
         """Notes that a recording was read to its end and all of it is committed."""
         with self._lock, self._changing():

@@ -19,6 +19,7 @@ from camsdk.errors import CamError
 
 _log = logging.getLogger(__name__)
 
+_CAMERA_FIELDS: Final = tuple(device_pb2.CameraStatus.DESCRIPTOR.fields_by_name)
 _FAREWELL_S: Final = 2.0  # how long a stop waits for the last report to leave
 
 UpdateState = Literal[
@@ -74,7 +75,12 @@ class UpdateReport:
 
 @dataclass(frozen=True)
 class CameraReport:
-    """Figures of one camera; units and meaning as in ``CameraStatus`` of ``device.proto``."""
+    """Figures of one camera; units and meaning as in ``CameraStatus`` of ``device.proto``.
+
+    Attributes:
+        stage_cpu_s: CPU seconds of the agent by stage, for the status file; not sent.
+        runtime_cpu_s: CPU seconds of the model's process for this camera; not sent.
+    """
 
     camera_id: str
     is_online: bool = False
@@ -87,6 +93,8 @@ class CameraReport:
     dropped_frames: int = 0
     session: int = 0
     is_finished: bool = False
+    stage_cpu_s: Mapping[str, float] = field(default_factory=dict)
+    runtime_cpu_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -210,7 +218,10 @@ def to_message(report: Report) -> device_pb2.DeviceReport:
         update_digest=update.digest,
         detail=update.detail,
         rollout_attempt=update.attempt,
-        cameras=[device_pb2.CameraStatus(**vars(camera)) for camera in report.cameras],
+        cameras=[
+            device_pb2.CameraStatus(**{name: getattr(camera, name) for name in _CAMERA_FIELDS})
+            for camera in report.cameras
+        ],
         rules_digest=report.rules_digest,
         hardware=report.hardware,
         agent_version=report.agent_version,

@@ -1,0 +1,143 @@
+"""``camctl agent``: enrol this device, and run it.
+
+The one module of the agent that knows typer and prints. It builds the parts and hands them over;
+logs go to standard error as ``camctl`` has set them up.
+"""
+
+import json
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from camsdk.errors import AlreadyExists, NotFound
+
+_DATA_HELP = "Folder of the agent: identity, outbox, artifacts. Private."
+_JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+
+app = typer.Typer(no_args_is_help=True, help="The camera agent: enrol this device and run it.")
+
+
+def register(parent: typer.Typer) -> None:
+    """Adds ``agent`` to ``camctl``."""
+    parent.add_typer(app, name="agent")
+
+
+def default_data_dir() -> Path:
+    """Where an agent keeps its data unless it is told otherwise."""
+    import platformdirs
+
+    return platformdirs.user_data_path("camplatform", appauthor=False) / "agent"
+
+
+@app.command()
+def enroll(
+    token: Annotated[
+        str,
+        typer.Option(
+            "--token",
+            envvar="CAMCTL_AGENT_TOKEN",
+            help="One-time token from `camctl token create`; the environment hides it from ps.",
+        ),
+    ],
+    server: Annotated[
+        str, typer.Option("--server", help="host:port of the enrolment; by default the token's.")
+    ] = "",
+    data: Annotated[Path | None, typer.Option("--data", help=_DATA_HELP)] = None,
+    name: Annotated[
+        str, typer.Option("--name", help="Wish for the device's name; empty lets the cloud choose.")
+    ] = "",
+    is_replacing: Annotated[
+        bool, typer.Option("--replace", help="Give up the identity that is there.")
+    ] = False,
+    is_json: _JsonOption = False,
+) -> None:
+    """Trade a one-time token for this device's certificate and keys."""
+    from camagent.identity import expiry_text, load_identity, save_identity
+    from camagent.link import enroll as enroll_device
+    from camagent.runtimes.base import local_hardware
+    from camsdk.wire.tokens import decode_token
+
+    folder = data or default_data_dir()
+    if not is_replacing:
+        try:
+            present = load_identity(folder)
+        except NotFound:
+            pass
+        else:
+            raise AlreadyExists(
+                f"this device is enrolled as {present.device_id} in {folder}",
+                "use another --data, or --replace to give that identity up",
+            )
+    endpoint = server.removeprefix("grpcs://")
+    identity = enroll_device(
+        decode_token(token), hardware=local_hardware(), endpoint=endpoint, name=name
+    )
+    save_identity(identity, folder)
+    if is_json:
+        result = {
+            "device_id": identity.device_id,
+            "fleet": identity.fleet,
+            "hardware": identity.hardware,
+            "device_endpoint": identity.endpoint,
+            "certificate_expires_timestamp_s": identity.not_after_s,
+            "data_dir": str(folder),
+        }
+        print(json.dumps(result, indent=2))
+    else:
+        print(
+            f"enrolled as {identity.device_id} in fleet {identity.fleet}, "
+            f"certificate until {expiry_text(identity)}, renewed by itself\n"
+            f"next: camctl agent run --config agent.yaml, with data_dir: {folder}"
+        )
+
+
+@app.command()
+def run(
+    config: Annotated[
+        Path, typer.Option("--config", help="agent.yaml; its relative paths count from its folder.")
+    ],
+    is_json: _JsonOption = False,
+) -> None:
+    """Run this device until it is told to stop, or its recordings have ended.
+
+    SIGTERM and Ctrl-C end it cleanly; what was not shipped waits in the outbox for the next start.
+    With --json the last figures are printed at the end.
+    """
+    from camagent.config_file import load_config
+    from camagent.runtimes.cpu import CpuRuntime
+    from camagent.supervisor import Agent
+
+    settings = load_config(config)
+    bounds = settings.runtime
+
+    def start_runtime(model: bytes) -> CpuRuntime:
+        return CpuRuntime.start(
+            model,
+            threads=bounds.threads,
+            load_deadline_s=bounds.load_deadline_s,
+            infer_deadline_s=bounds.infer_deadline_s,
+            memory_limit_mib=bounds.memory_limit_mib,
+        )
+
+    stop = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    agent = Agent(settings, start_runtime)
+    last = agent.run(stop)
+    if is_json:
+        print(json.dumps(last.to_dict(), indent=2))
+    else:
+        totals = last.to_dict()["totals"]
+        print(
+            f"{last.device_id}: {totals['frames']} frames, "
+            f"{totals['detector_calls']} detector calls, {last.outbox.event_count} events, "
+            f"{last.outbox.depth} batches wait for the cloud"
+        )

@@ -1,0 +1,247 @@
+"""``Agent``: all parts of one device, started in order, watched, stopped in order.
+
+Threads: one a camera, and one each for the uploader, the shadow, the updater and the clock of the
+batches; the caller's thread watches. A thread that dies of our own mistake ends the agent: whoever
+started it (systemd, Kubernetes, the demo) starts it again, and nothing committed is lost by that.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from camagent.camera import CameraWorker, Watch
+from camagent.config import AgentConfig
+from camagent.detect import Detect
+from camagent.identity import load_identity
+from camagent.link import CloudLink
+from camagent.outbox import Outbox
+from camagent.rulebook import RuleBook
+from camagent.runtimes.base import Runtime
+from camagent.shadow import Desired, Report, Shadow
+from camagent.slots import Slots
+from camagent.status import AgentStatus, ProcessFigures, write_status
+from camagent.updater import Updater
+from camagent.upload import Uploader
+from camsdk import __version__
+from camsdk.errors import InternalError, SourceError
+
+_log = logging.getLogger(__name__)
+
+_WATCH_S: Final = 0.5
+_BATCH_POLL_S: Final = 0.05
+_JOIN_S: Final = 10.0  # the longest inference, a farewell to the cloud, a read timeout
+
+
+class Agent:
+    """An enrolled device at work. :meth:`run` blocks; everything else may be called meanwhile.
+
+    Args:
+        config: Of the agent; its ``data_dir`` holds an identity.
+        start_runtime: Loads a model.
+
+    Raises:
+        NotFound: the device is not enrolled.
+        CamError: the identity, the outbox, the artifacts or the rules cannot be read.
+    """
+
+    def __init__(self, config: AgentConfig, start_runtime: Callable[[bytes], Runtime]) -> None:
+        self._config = config
+        self._startup_cpu_s = time.process_time()
+        self._stop = threading.Event()
+        self._broken = ""
+        self._is_revoked = False
+        self._desired = Desired()
+        self._class_names: tuple[str, ...] = ()
+        self._book = RuleBook(config.data_dir, config.rules)
+        self._detect = Detect()
+        slots = Slots(config.data_dir / "artifacts")
+        self._link = CloudLink(load_identity(config.data_dir), config.data_dir)
+        self._outbox = Outbox(config.data_dir / "outbox.db", config.outbox.max_bytes)
+        self._uploader = Uploader(self._outbox, self._link)
+        self._shadow = Shadow(self._link, self._report, self._take, config.report_interval_s)
+        self._updater = Updater(
+            self._link, slots, self._detect, start_runtime, config.update, self._on_update
+        )
+        self._workers = tuple(
+            CameraWorker(camera, config, self._outbox, self._detect, self._watch(camera.camera_id))
+            for camera in config.cameras
+        )
+
+    def run(self, stop: threading.Event) -> AgentStatus:
+        """Works until ``stop``, or until all recordings are done if the configuration says so.
+
+        Returns:
+            The last figures.
+
+        Raises:
+            SourceError: a recording was given up.
+            InternalError: a part of the agent has died of our own mistake.
+        """
+        cameras = [
+            self._start(f"camera-{worker.camera_id}", worker.run, self._stop)
+            for worker in self._workers
+        ]
+        cloud = [
+            self._start("uploader", self._uploader.run),
+            self._start("shadow", self._shadow.run),
+        ]
+        updater = self._start("updater", self._updater.run)
+        clock = self._start("batch-clock", self._run_batch_clock)
+        try:
+            while not (stop.wait(_WATCH_S) or self._stop.is_set() or self._is_done()):
+                self._watch_over()
+        finally:
+            self._stop.set()
+            _join([*cameras, clock])
+            self._shadow.poke()
+            self._uploader.stop()
+            self._shadow.stop()
+            last = self._write_status()
+            self._updater.stop()
+            self._link.close()
+            _join([*cloud, updater])
+            self._outbox.close()
+        self._raise_what_broke()
+        return last
+
+    def status(self) -> AgentStatus:
+        """Figures of now."""
+        identity = self._link.identity
+        upload = self._uploader.stats()
+        detector = self._updater.detector
+        return AgentStatus(
+            device_id=identity.device_id,
+            fleet=identity.fleet,
+            pid=os.getpid(),
+            timestamp_s=time.time(),
+            is_connected=upload.is_connected and self._shadow.is_connected,
+            is_revoked=self._is_revoked,
+            certificate_expires_timestamp_s=identity.not_after_s,
+            shadow_reconnects=max(0, self._shadow.reconnects),
+            lost_frames=sum(worker.lost_frames for worker in self._workers),
+            lost_events=sum(worker.lost_events for worker in self._workers),
+            report=self._report(),
+            outbox=self._outbox.stats(),
+            upload=upload,
+            process=ProcessFigures.now(
+                self._startup_cpu_s,
+                detector.runtime.rss_bytes if detector else 0,
+                detector.runtime.cpu_time_s if detector else 0.0,
+            ),
+        )
+
+    def _start(self, name: str, target: Callable[..., None], *args: object) -> threading.Thread:
+        def body() -> None:
+            try:
+                target(*args)
+            except BaseException:
+                self._broken = name
+                self._stop.set()
+                raise  # shown by threading.excepthook
+
+        thread = threading.Thread(target=body, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _is_done(self) -> bool:
+        """Whether there is nothing left to do for an agent that may leave."""
+        if any(worker.failure for worker in self._workers):
+            return True
+        return (
+            self._config.exit_when_finished
+            and all(worker.is_finished for worker in self._workers)
+            and not self._updater.is_busy
+            and self._outbox.stats().depth == 0
+        )
+
+    def _watch_over(self) -> None:
+        """What is done a few times a second: renewal, status."""
+        if self._link.renew_if_due():
+            self._uploader.wake()
+            self._shadow.poke()
+        if self._config.status_file is not None:
+            self._write_status()
+
+    def _write_status(self) -> AgentStatus:
+        status = self.status()
+        if self._config.status_file is not None:
+            write_status(status, self._config.status_file)
+        return status
+
+    def _run_batch_clock(self) -> None:
+        """Has batches leave in time: what would be due before the next look leaves now."""
+        while not self._stop.wait(_BATCH_POLL_S):
+            for worker in self._workers:
+                worker.flush_due(time.monotonic() + _BATCH_POLL_S)
+
+    def _take(self, desired: Desired) -> None:
+        """A wish of the cloud: rules at once, so that a new artifact runs under them."""
+        if desired.is_revoked and not self._is_revoked:
+            _log.error("the cloud has revoked this device: enrol it again with a new token")
+        self._is_revoked = desired.is_revoked
+        if desired.rules_yaml and desired.rules_digest != self._desired.rules_digest:
+            if self._book.take(desired.rules_yaml):
+                self._configure_cameras()
+            self._shadow.poke()
+        self._desired = desired
+        self._updater.want(desired)
+
+    def _on_update(self) -> None:
+        detector = self._updater.detector
+        class_names = detector.manifest.classes if detector else ()
+        if class_names and class_names != self._class_names:
+            self._class_names = class_names
+            self._configure_cameras()
+        self._shadow.poke()
+
+    def _configure_cameras(self) -> None:
+        for worker in self._workers:
+            worker.configure(self._watch(worker.camera_id))
+
+    def _watch(self, camera_id: str) -> Watch:
+        return Watch(self._book.rules.for_camera(camera_id), self._class_names)
+
+    def _report(self) -> Report:
+        outbox, upload = self._outbox.stats(), self._uploader.stats()
+        detector = self._updater.detector
+        figures = ProcessFigures.now(
+            self._startup_cpu_s, detector.runtime.rss_bytes if detector else 0
+        )
+        return Report(
+            update=self._updater.report,
+            cameras=tuple(worker.report() for worker in self._workers),
+            desired_version=self._updater.handled_version,
+            rules_digest=self._book.rules.digest,
+            hardware=self._link.identity.hardware,
+            agent_version=__version__,
+            metrics={
+                "rss_bytes": figures.rss_bytes,
+                "runtime_rss_bytes": figures.runtime_rss_bytes,
+                "cpu_s": figures.agent_cpu_s,
+                "outbox_depth": outbox.depth,
+                "outbox_bytes": outbox.waiting_bytes,
+                "dropped_batches": outbox.dropped_batches,
+                "dropped_frames": outbox.dropped_frames,
+                "dropped_events": outbox.dropped_events,
+                "upload_reconnects": upload.reconnects,
+                "uploaded_bytes": upload.sent_bytes,
+            },
+        )
+
+    def _raise_what_broke(self) -> None:
+        if self._broken:
+            raise InternalError(f"the agent's {self._broken} broke off", "its log says why")
+        for worker in self._workers:
+            if worker.failure:
+                raise SourceError(f"camera {worker.camera_id} was given up: {worker.failure}")
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    deadline_s = time.monotonic() + _JOIN_S
+    for thread in threads:
+        thread.join(max(0.0, deadline_s - time.monotonic()))
+        if thread.is_alive():
+            _log.error("%s does not end", thread.name)
