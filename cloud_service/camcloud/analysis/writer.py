@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from camcloud.analysis.screen import Screened, without_repetitions
 from camcloud.bus import Delivery
 from camcloud.store import crops, embeddings, events, ingest, tracks
+from camcloud.store.events import StoredEvent
 from camcloud.vectors import CODE_SIZE
 from camsdk.wire import Crop, DecodedBatch
 
@@ -44,7 +45,7 @@ class Written:
         refused: Batches that were set aside.
     """
 
-    events: list[events.StoredEvent] = field(default_factory=list)
+    events: list[StoredEvent] = field(default_factory=list)
     embedding_ids: list[NDArray[np.int64]] = field(default_factory=list)
     codes: list[NDArray[np.int8]] = field(default_factory=list)
     duplicate_count: int = 0
