@@ -14,6 +14,7 @@ import typer
 
 from camsdk import __version__
 from camsdk.cli import (
+    assets,
     deploy,
     device,
     doctor,
@@ -73,6 +74,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(root)
     groups = {
+        "assets": assets.app,
         "deploy": deploy.app,
         "device": device.app,
         "events": events.app,
