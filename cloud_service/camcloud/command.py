@@ -5,6 +5,7 @@ What is heavy is imported inside the function: every run of ``camctl`` loads thi
 
 import asyncio
 import json
+import os
 import resource
 import signal
 from pathlib import Path
@@ -69,6 +70,7 @@ def serve(
 
     settings = ServeSettings(data or embedded_data_dir(), address, advertise)
     _raise_file_limit()
+    os.umask(0o077)  # databases and blobs are nobody else's, in whatever folder
     with asyncio.Runner(loop_factory=_loop_factory) as runner:
         runner.run(_serve(settings, is_json=is_json))
 
@@ -82,7 +84,12 @@ async def _serve(settings: "ServeSettings", *, is_json: bool) -> None:
         loop.add_signal_handler(number, stop.set)
     async with serving(settings) as cloud:
         _announce(cloud, is_json=is_json)
-        await stop.wait()
+        ends = {asyncio.create_task(stop.wait()), asyncio.create_task(cloud.failure())}
+        done, pending = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        for task in done:
+            task.result()
 
 
 def _announce(cloud: "Cloud", *, is_json: bool) -> None:

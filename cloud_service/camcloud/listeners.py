@@ -142,7 +142,11 @@ class ServerIdentity:
             return self._current
 
     def credentials(self, *, wants_client: bool) -> grpc.ServerCredentials:
-        """TLS credentials; with ``wants_client`` a client must show a certificate of the CA."""
+        """TLS credentials for one listener (gRPC keeps the state of the renewal in them).
+
+        Args:
+            wants_client: A client must show a certificate of the authority.
+        """
         shown = self.current
 
         def configuration() -> grpc.ServerCertificateConfiguration:

@@ -55,6 +55,8 @@ STOP_GRACE_S = 0.5
 
 _LOG = logging.getLogger(__name__)
 
+Background = tuple[asyncio.Task[None], ...]
+
 
 @dataclass(frozen=True)
 class ServeSettings:
@@ -132,12 +134,18 @@ class Cloud:
         workspace: Its data folder.
         endpoints: Where it can be reached.
         control, data: Its parts.
+        background: Loops that run as long as the cloud does.
     """
 
     workspace: Workspace
     endpoints: Endpoints
     control: ControlParts
     data: DataPlane
+    background: Background
+
+    async def failure(self) -> None:
+        """Returns never, unless a background loop ends: then its error is raised."""
+        await asyncio.gather(*self.background)
 
     def ready(self) -> dict[str, object]:
         """What a caller needs to know, as printed by ``camctl serve --json``."""
@@ -173,9 +181,11 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Cloud]:
         await data.start()
         stack.push_async_callback(data.stop)
         await control.rollouts.start()
-        await stack.enter_async_context(_running(control.rollouts.drive(), control.guard.watch()))
+        background = await stack.enter_async_context(
+            _running(control.rollouts.drive(), control.guard.watch())
+        )
         endpoints = await _listen(settings, address, workspace, control, data, stack)
-        cloud = Cloud(workspace, endpoints, control, data)
+        cloud = Cloud(workspace, endpoints, control, data, background)
         ready = json.dumps(cloud.ready()).encode()
         write_file(workspace.ready_path, ready, is_private=False)
         stack.callback(workspace.ready_path.unlink, missing_ok=True)
@@ -215,10 +225,6 @@ async def _listen(
     host = settings.advertise or address.host
     hosts = {"localhost", "127.0.0.1", "::1", host}
     identity = ServerIdentity(control.authority, sorted(hosts), workspace.pki_dir)
-    plain, mutual = (
-        identity.credentials(wants_client=False),
-        identity.credentials(wants_client=True),
-    )
 
     api = make_server(TokenGuard(control.database), API_OPTIONS)
     device = make_server(control.guard, DEVICE_OPTIONS)
@@ -227,7 +233,11 @@ async def _listen(
         *(
             str(Address(host, bind(server, address.above(step), credentials).port))
             for step, (server, credentials) in enumerate(
-                ((api, plain), (device, mutual), (enrolment, plain))
+                (
+                    (api, identity.credentials(wants_client=False)),
+                    (device, identity.credentials(wants_client=True)),
+                    (enrolment, identity.credentials(wants_client=False)),
+                )
             )
         )
     )
@@ -258,12 +268,12 @@ async def _stop(servers: tuple[grpc.aio.Server, ...]) -> None:
 
 
 @asynccontextmanager
-async def _running(*loops: Coroutine[object, object, None]) -> AsyncIterator[None]:
-    """Runs background loops within the block; one that fails ends the block with its error."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(loop) for loop in loops]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
+async def _running(*loops: Coroutine[object, object, None]) -> AsyncIterator[Background]:
+    """Runs loops in the background of the block."""
+    tasks = tuple(asyncio.create_task(loop) for loop in loops)
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
