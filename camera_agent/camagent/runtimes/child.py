@@ -20,6 +20,8 @@ from camsdk.errors import DataCorrupted, DeadlineExceeded, Unavailable
 
 log = logging.getLogger(__name__)
 
+WORKER_MODULE: Final = "camagent.runtimes.cpu_worker"
+
 _LAST_WORDS_BYTES: Final = 2000
 _REAP_S: Final = 5.0
 _LAST_BREATH_S: Final = 0.5  # between the end of the channel and the end of the process
@@ -157,7 +159,7 @@ class Child:
 
 def _start(settings: WorkerSettings, errors_fd: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "camagent.runtimes.cpu_worker", settings.to_json()],
+        [sys.executable, "-P", "-m", WORKER_MODULE, settings.to_json()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=errors_fd,
