@@ -68,7 +68,7 @@ ENROLMENT_OPTIONS: Final[Options] = (
     ("grpc.max_receive_message_length", 64 << 10),
     ("grpc.max_connection_age_ms", 60_000),
     ("grpc.max_connection_age_grace_ms", 5_000),
-    ("grpc.max_concurrent_streams", 4),
+    ("grpc.max_concurrent_streams", 64),
 )
 
 
