@@ -1,14 +1,13 @@
 """``camctl agent``: enrol this device, and run it.
 
-The one module of the agent that knows typer and prints. It builds the parts and hands them over;
-logs go to standard error as ``camctl`` has set them up.
+The one module of the agent that knows typer. It only starts what other modules do.
 """
 
 import json
-import signal
-import threading
+import logging
+import os
+import sys
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -107,37 +106,8 @@ def run(
     SIGTERM and Ctrl-C end it cleanly; what was not shipped waits in the outbox for the next start.
     With --json the last figures are printed at the end.
     """
-    from camagent.config_file import load_config
-    from camagent.runtimes.cpu import CpuRuntime
-    from camagent.supervisor import Agent
-
-    settings = load_config(config)
-    bounds = settings.runtime
-
-    def start_runtime(model: bytes) -> CpuRuntime:
-        return CpuRuntime.start(
-            model,
-            threads=bounds.threads,
-            load_deadline_s=bounds.load_deadline_s,
-            infer_deadline_s=bounds.infer_deadline_s,
-            memory_limit_mib=bounds.memory_limit_mib,
-        )
-
-    stop = threading.Event()
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    agent = Agent(settings, start_runtime)
-    last = agent.run(stop)
-    if is_json:
-        print(json.dumps(last.to_dict(), indent=2))
-    else:
-        totals = last.to_dict()["totals"]
-        print(
-            f"{last.device_id}: {totals['frames']} frames, "
-            f"{totals['detector_calls']} detector calls, {last.outbox.event_count} events, "
-            f"{last.outbox.depth} batches wait for the cloud"
-        )
+    arguments = [sys.executable, "-P", "-m", "camagent", "--config", str(config)]
+    arguments += ["--log-level", str(logging.getLogger().getEffectiveLevel())]
+    arguments += ["--json"] * is_json
+    # The agent takes this process over: same pid, same signals, without the memory of camctl.
+    os.execv(sys.executable, arguments)  # noqa: S606 # no shell, arguments built here

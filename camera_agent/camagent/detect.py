@@ -4,7 +4,8 @@ A frame is seen by exactly one detector: ``look`` takes a lease on the current o
 new one in place at once and returns the old when its last lease has ended, so that the caller may
 close its runtime. Several cameras may share one ``Detect``.
 
-All knowledge of inputs and outputs comes from the artifact's manifest.
+All knowledge of inputs and outputs comes from the artifact's manifest. What reads it is imported
+with the first look: pydantic takes 8 MiB, which an agent without a model saves.
 """
 
 import threading
@@ -13,14 +14,15 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from camagent.runtimes.base import Runtime
-from camsdk.artifact.decode import decode
-from camsdk.artifact.manifest import Manifest
-from camsdk.artifact.preprocess import make_input
 from camsdk.errors import InvalidInput, RuntimeFailure
 from camsdk.vision.frames import Frame
 from camsdk.vision.results import Detections
+
+if TYPE_CHECKING:
+    from camsdk.artifact.manifest import Manifest
 
 _LATENCIES_KEPT = 64
 
@@ -35,7 +37,7 @@ class Detector:
         digest: Of the artifact, sha256 in hexadecimal.
     """
 
-    manifest: Manifest
+    manifest: "Manifest"
     runtime: Runtime
     digest: str
 
@@ -190,6 +192,9 @@ def _slot(detector: Detector | None) -> _Slot | None:
 
 
 def _look(slot: _Slot, frame: Frame) -> Look:
+    from camsdk.artifact.decode import decode
+    from camsdk.artifact.preprocess import make_input
+
     detector = slot.detector
     tensor = make_input(frame, detector.manifest.input)
     with slot.turn:  # one at a time, so that CPU time goes to the frame that cost it
