@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from camcloud.blobs import Blobs, LocalBlobs
-from camcloud.bus import Bus, LogBus, SqliteJournal
+from camcloud.blobs import Blobs, LocalBlobs, MemoryBlobs
+from camcloud.bus import Bus, LogBus, MemoryJournal, SqliteJournal
 from camcloud.data_plane import DataPlane
-from camcloud.store import migrate
+from camcloud.store import data_tables, migrate
 from camcloud.store.database import Database
-from camcloud.vectors import CODE_SIZE, FaissVectors, Vectors
+from camcloud.vectors import CODE_SIZE, ExactVectors, FaissVectors, Vectors
 from camsdk.vision.results import BIRTH, Embeddings, Event, FrameResult
 from camsdk.wire import Crop, encode_batch
 from support.frame_results import frame_result
@@ -94,21 +94,27 @@ async def publish(bus: Bus, camera: Camera, *payloads: bytes) -> None:
 
 @asynccontextmanager
 async def data_plane(
-    folder: Path,
+    folder: Path | None = None,
     *,
     bus: Bus | None = None,
     vectors: Vectors | None = None,
     blobs: Blobs | None = None,
 ) -> AsyncIterator[DataPlane]:
-    """A started data plane over a folder, as often as one likes over the same."""
-    folder.mkdir(exist_ok=True)
-    database = Database(folder / "store.db")
-    migrate.upgrade(database)
+    """A started data plane: over a folder, as often as one likes over the same, or in memory."""
+    if folder is None:
+        database = Database(None)
+        # A test shows that this and the revisions make the same.
+        database.run(lambda connection: data_tables.metadata.create_all(connection))
+    else:
+        folder.mkdir(exist_ok=True)
+        database = Database(folder / "store.db")
+        migrate.upgrade(database)
+    journal = MemoryJournal() if folder is None else SqliteJournal(folder / "bus.db")
     plane = DataPlane(
         database,
-        bus or LogBus(SqliteJournal(folder / "bus.db")),
-        vectors or FaissVectors(folder / "vectors"),
-        blobs or LocalBlobs(folder / "blobs"),
+        bus or LogBus(journal),
+        vectors or (ExactVectors() if folder is None else FaissVectors(folder / "vectors")),
+        blobs or (MemoryBlobs() if folder is None else LocalBlobs(folder / "blobs")),
     )
     try:
         await plane.start()

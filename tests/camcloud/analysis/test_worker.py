@@ -71,11 +71,9 @@ async def test_a_batch_becomes_events_tracks_and_codes(tmp_path: Path) -> None:
         assert min(sizes) > 0
 
 
-async def test_a_track_grows_over_batches_and_a_late_code_does_not_move_it(
-    tmp_path: Path,
-) -> None:
+async def test_a_track_grows_over_batches_and_a_late_code_does_not_move_it() -> None:
     camera = Camera()
-    async with data_plane(tmp_path) as plane:
+    async with data_plane() as plane:
         await publish(plane.bus, camera, camera.pack(camera.frames(5)))
         await publish(plane.bus, camera, camera.pack(camera.frames(5)))
         farewell = camera.frames(1, track_count=0)
@@ -92,12 +90,10 @@ async def test_a_track_grows_over_batches_and_a_late_code_does_not_move_it(
         assert np.array_equal(record.code, code(1))
 
 
-async def test_the_same_track_id_in_another_session_or_epoch_is_another_track(
-    tmp_path: Path,
-) -> None:
+async def test_the_same_track_id_in_another_session_or_epoch_is_another_track() -> None:
     cameras = [Camera(), Camera(session=2), Camera(epoch=8), Camera(camera_id="yard", epoch=9)]
     cameras[1].next_batch = 2
-    async with data_plane(tmp_path) as plane:
+    async with data_plane() as plane:
         for camera in cameras:
             await publish(plane.bus, camera, camera.pack(camera.frames(2, track_count=1)))
         assert len(await stored_tracks(plane)) == 4
@@ -166,7 +162,7 @@ POISON: dict[str, Callable[[data_pb2.Batch], object]] = {
 
 
 @pytest.mark.parametrize("name", [*POISON, "noise", "empty"])
-async def test_poison_is_set_aside_and_blocks_nothing(name: str, tmp_path: Path) -> None:
+async def test_poison_is_set_aside_and_blocks_nothing(name: str) -> None:
     camera = Camera()
     good = camera.pack(camera.frames(4, event_count=1))
     if name == "noise":
@@ -176,7 +172,7 @@ async def test_poison_is_set_aside_and_blocks_nothing(name: str, tmp_path: Path)
     else:
         poison = _edited(camera.pack(camera.frames(4, event_count=1)), POISON[name])
     after = camera.pack(camera.frames(4, event_count=1))
-    async with data_plane(tmp_path) as plane:
+    async with data_plane() as plane:
         await publish(plane.bus, camera, good, poison, after)
         found = await stored_events(plane)
         assert len(found) == 2
@@ -188,8 +184,8 @@ async def test_poison_is_set_aside_and_blocks_nothing(name: str, tmp_path: Path)
         assert kept.reason
 
 
-async def test_a_mistake_of_ours_sets_one_batch_aside_not_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_mistake_of_ours_sets_one_batch_aside(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = worker_module.write
 
@@ -200,7 +196,7 @@ async def test_a_mistake_of_ours_sets_one_batch_aside_not_all(
 
     monkeypatch.setattr(worker_module, "write", tripping)
     camera = Camera()
-    async with data_plane(tmp_path) as plane:
+    async with data_plane() as plane:
         payloads = [camera.pack(camera.frames(2, event_count=1)) for _ in range(4)]
         await publish(plane.bus, camera, *payloads)
         found = await stored_events(plane)
@@ -209,14 +205,14 @@ async def test_a_mistake_of_ours_sets_one_batch_aside_not_all(
         assert [(one.sequence, one.reason) for one in kept] == [(2, "writing failed: KeyError")]
 
 
-async def test_bad_codes_and_stills_are_left_out_and_counted(tmp_path: Path) -> None:
+async def test_bad_codes_and_stills_are_left_out_and_counted() -> None:
     camera = Camera()
     results = camera.frames(3)
     loud = np.full(128, 127, np.int8)  # longer than a unit: would win every search
     results[0] = with_codes(results[0], {1: code(1), 2: loud})
     results[1] = with_codes(results[1], {2: np.zeros(128, np.int8)})
     still = Crop(1, 0, 1000.0, b"no picture")
-    async with data_plane(tmp_path) as plane:
+    async with data_plane() as plane:
         await publish(plane.bus, camera, camera.pack(results, crops=[still]))
         await asyncio.wait_for(plane.drained(), 10)
         stats = await plane.database.arun(ingest.read_stats)
@@ -224,11 +220,11 @@ async def test_bad_codes_and_stills_are_left_out_and_counted(tmp_path: Path) -> 
         assert len(plane.vectors) == 1
 
 
-async def test_codes_of_another_size_are_refused(tmp_path: Path) -> None:
+async def test_codes_of_another_size_are_refused() -> None:
     camera = Camera()
     results = camera.frames(1)
     results[0] = with_codes(results[0], {1: np.full(64, 15, np.int8)})
-    async with data_plane(tmp_path) as plane:
+    async with data_plane() as plane:
         await publish(plane.bus, camera, camera.pack(results))
         await asyncio.wait_for(plane.drained(), 10)
         stats = await plane.database.arun(ingest.read_stats)
@@ -261,13 +257,13 @@ class SulkingBlobs(MemoryBlobs):
         super().put(key, data)
 
 
-async def test_a_store_that_is_away_delays_but_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_store_that_is_away_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(worker_module, "_FIRST_PAUSE_S", 0.01)
     camera = Camera()
     payload = camera.pack(camera.frames(2, event_count=1), crops=[Crop(1, 1, 1000.1, JPEG)])
-    async with data_plane(tmp_path, blobs=SulkingBlobs(3)) as plane:
+    async with data_plane(blobs=SulkingBlobs(3)) as plane:
         await publish(plane.bus, camera, payload)
         assert len(await stored_events(plane)) == 1
         assert plane.worker.counts.retries == 3
@@ -313,9 +309,9 @@ async def test_an_index_of_another_store_is_rebuilt(tmp_path: Path) -> None:
         assert len(plane.vectors) == 0
 
 
-async def test_events_that_never_came_are_counted(tmp_path: Path) -> None:
+async def test_events_that_never_came_are_counted() -> None:
     camera = Camera()
-    async with data_plane(tmp_path) as plane:
+    async with data_plane() as plane:
         await publish(plane.bus, camera, camera.pack(camera.frames(1, event_count=2)))
         camera.next_event += 5
         await publish(plane.bus, camera, camera.pack(camera.frames(1, event_count=1)))
@@ -323,9 +319,9 @@ async def test_events_that_never_came_are_counted(tmp_path: Path) -> None:
         assert (await plane.counts()).lost_event_count == 5
 
 
-async def test_an_event_that_comes_in_a_second_batch_is_stored_once(tmp_path: Path) -> None:
+async def test_an_event_that_comes_in_a_second_batch_is_stored_once() -> None:
     camera = Camera()
-    async with data_plane(tmp_path) as plane:
+    async with data_plane() as plane:
         await publish(plane.bus, camera, camera.pack(camera.frames(1, event_count=2)))
         camera.next_event = 2
         await publish(plane.bus, camera, camera.pack(camera.frames(1, event_count=2)))

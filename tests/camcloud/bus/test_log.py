@@ -128,13 +128,14 @@ async def test_positions_are_never_given_out_again(reopen: Callable[[], Journal]
 
 
 async def test_what_is_acknowledged_is_forgotten_even_when_idle(
-    reopen: Callable[[], Journal],
+    reopen: Callable[[], Journal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("camcloud.bus.log._TRIM_DELAY_S", 0.01)
     journal = reopen()
     async with running(journal) as bus:
         await send(bus.open_lane(DEVICE, FLEET, EPOCH), 1, 2)
         bus.ack(2)
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(0.1)
         assert journal.read(0, 10) == []
 
 
