@@ -6,6 +6,6 @@ file. ``CAMCTL_ASSETS`` names the local folder, ``CAMCTL_ASSETS_MIRROR`` a mirro
 """
 
 from camsdk.assets.catalog import Asset, Package, find
-from camsdk.assets.store import list_assets, pull, verify
+from camsdk.assets.store import AssetStore, list_assets, pull, verify
 
-__all__ = ["Asset", "Package", "find", "list_assets", "pull", "verify"]
+__all__ = ["Asset", "AssetStore", "Package", "find", "list_assets", "pull", "verify"]

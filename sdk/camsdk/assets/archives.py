@@ -66,6 +66,8 @@ def extract(
         raise _damaged(archive, str(error)) from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise _damaged(archive, str(error)) from error
+    except RuntimeError as error:  # zipfile's for what is encrypted or of an unknown form
+        raise _damaged(archive, str(error)) from error
     if wanted:
         raise AssetError(f"{archive.name} has no member {', '.join(wanted)}")
     return written
@@ -106,7 +108,8 @@ def _members(archive: Path, on_progress: OnProgress) -> Iterator[Iterator[Member
             yield _zip_members(stack.enter_context(zipfile.ZipFile(cast(BinaryIO, counted))))
             return
         if archive.suffix == ".deb":
-            inner = stack.enter_context(_deb_data(counted, archive))
+            inner = _deb_data(counted, archive)
+            stack.callback(inner.close)
         else:
             inner = cast(IO[bytes], stack.enter_context(gzip.open(cast(BinaryIO, counted))))
         bounded = cast(BinaryIO, _Bounded(inner, archive))
@@ -172,6 +175,8 @@ class _Counted:
         self._source.seek(size, 1)
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == 0 and offset < 0:
+            raise zipfile.BadZipFile("it points before its own start")
         return self._source.seek(offset, whence)
 
     def tell(self) -> int:

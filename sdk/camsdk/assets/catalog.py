@@ -1,5 +1,6 @@
 """What can be pulled: the pins of ``manifest.yaml`` as values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -83,13 +84,13 @@ def catalog() -> dict[str, Asset]:
     }
 
 
-def find(name: str) -> Asset:
-    """The asset of that name.
+def find(name: str, known: Mapping[str, Asset] | None = None) -> Asset:
+    """The asset of that name, of ``known`` or of the manifest.
 
     Raises:
         NotFound: There is none; the hint lists those that there are.
     """
-    try:
-        return catalog()[name]
-    except KeyError:
-        raise NotFound(f"there is no asset {name!r}", f"there are {', '.join(catalog())}") from None
+    known = catalog() if known is None else known
+    if name not in known:
+        raise NotFound(f"there is no asset {name!r}", f"there are {', '.join(known)}")
+    return known[name]
