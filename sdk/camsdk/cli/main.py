@@ -5,12 +5,15 @@ commands through the entry-point group ``camctl.commands``, so that nothing here
 Command modules import what is heavy inside their functions: ``camctl --help`` stays quick.
 """
 
+import functools
 import logging
 import sys
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
 from camsdk import __version__
 from camsdk.cli import (
@@ -21,12 +24,15 @@ from camsdk.cli import (
     events,
     fleet,
     model,
+    model_build,
+    model_sign,
     rollout,
     rules,
     search,
     status,
     token,
 )
+from camsdk.cli.demo import command as demo
 from camsdk.cli.output import report_error
 from camsdk.errors import CamError, InternalError
 
@@ -73,6 +79,8 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["--help", "-h"]},
     )
     app.callback()(root)
+    model_build.register(model.app)
+    model_sign.register(model.app)
     groups = {
         "assets": assets.app,
         "deploy": deploy.app,
@@ -86,10 +94,16 @@ def build_app() -> typer.Typer:
     }
     for name, group in groups.items():
         app.add_typer(group, name=name)
-    for module in (doctor, search, status):
+    for module in (demo, doctor, search, status):
         module.register(app)
     add_installed_commands(app)
     return app
+
+
+@functools.cache
+def root_command() -> Callable[[], object]:
+    """All commands, ready to run with this process' arguments; built once."""
+    return get_command(build_app())
 
 
 def add_installed_commands(app: typer.Typer) -> None:
@@ -107,7 +121,7 @@ def main() -> None:
     """Runs ``camctl`` and exits."""
     is_json = "--json" in sys.argv
     try:
-        build_app()()
+        root_command()()
     except CamError as error:
         report_error(error, is_json=is_json)
         sys.exit(1)
