@@ -161,7 +161,16 @@ class Slots:
         return starts
 
     def end_trial(self) -> None:
-        """Notes that a trial was ended on purpose: it counts for nothing."""
+        """Notes that a trial was ended on purpose: it counts for nothing, the download is kept."""
+        trial = self.state.trial
+        if trial is None:
+            return
+        path = self.sealed_path(trial.slot.digest)
+        try:
+            if trial.slot not in (self.state.good, self.state.previous):
+                path.rename(path.with_suffix(".part"))
+        except OSError as error:
+            raise _disk_error(error) from error
         self._save(replace(self.state, trial=None))
 
     def mark_good(self, slot: Slot, attempt: int) -> None:
@@ -188,8 +197,9 @@ class Slots:
         self._save(SlotState(previous=old.good or old.previous, attempt=attempt, floors=old.floors))
 
     def discard(self, digest: str) -> None:
-        """Gives up the download of an artifact."""
-        self.sealed_path(digest).with_suffix(".part").unlink(missing_ok=True)
+        """Gives up the download of an artifact, if there can be one under that name."""
+        if _DIGEST.fullmatch(digest):
+            self.sealed_path(digest).with_suffix(".part").unlink(missing_ok=True)
 
     def forget(self, digest: str) -> None:
         """Removes the file of an artifact that turned out to be damaged; it can be fetched anew."""
