@@ -50,6 +50,7 @@ class _Totals:
     detector_calls: int = 0
     dropped_frames: int = 0
     reconnects: int = 0
+    last_frame_timestamp_s: float = 0.0
     runtime_cpu_s: float = 0.0
     stage_cpu_s: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
@@ -59,6 +60,7 @@ class _Totals:
             detector_calls=self.detector_calls + stats.detector_calls,
             dropped_frames=self.dropped_frames + stats.dropped_frames,
             reconnects=self.reconnects + stats.reconnects,
+            last_frame_timestamp_s=stats.last_frame_timestamp_s or self.last_frame_timestamp_s,
             runtime_cpu_s=self.runtime_cpu_s + stats.runtime_cpu_s,
             stage_cpu_s={name: self.stage_cpu_s[name] + stats.cpu_s[name] for name in STAGES},
         )
@@ -72,8 +74,9 @@ class _Totals:
     @property
     def detector_cpu_ms(self) -> float:
         """CPU milliseconds per detector call, both processes."""
-        spent_s = self.stage_cpu_s["detect"] + self.runtime_cpu_s
-        return 1000 * spent_s / max(1, self.detector_calls)
+        if not self.detector_calls:
+            return 0.0
+        return 1000 * (self.stage_cpu_s["detect"] + self.runtime_cpu_s) / self.detector_calls
 
 
 class CameraWorker:
@@ -166,7 +169,7 @@ class CameraWorker:
             frame_count=totals.frame_count,
             detector_calls=totals.detector_calls,
             reconnects=totals.reconnects,
-            last_frame_timestamp_s=stats.last_frame_timestamp_s if stats else 0.0,
+            last_frame_timestamp_s=totals.last_frame_timestamp_s,
             cpu_ms_per_frame=totals.cpu_ms_per_frame,
             detector_cpu_ms=totals.detector_cpu_ms,
             dropped_frames=totals.dropped_frames,
