@@ -85,6 +85,7 @@ class Gate:
         self._background: NDArray[np.float32] | None = None
         self._shape = (0, 0)
         self._noise = 0.0
+        self._learnt = 0
         self._last_s = -math.inf
         self._busy_s = -math.inf
         self._open_s = -math.inf
@@ -135,7 +136,7 @@ class Gate:
         background = self._background
         if background is None or self._shape != frame.y.shape:
             self._shape = frame.y.shape
-            self._background = samples.astype(np.float32)
+            self._start_background(samples)
             return 0.0
         difference = np.asarray(cv2.absdiff(samples, cv2.convertScaleAbs(background)), np.uint8)
         level = max(self._settings.min_level, self._settings.noise_factor * self._noise)
@@ -150,10 +151,17 @@ class Gate:
     ) -> None:
         background = self._background
         if area > self._settings.light_area or background is None:
-            self._background = samples.astype(np.float32)
+            self._start_background(samples)
             return
+        # At first a plain mean: one noisy frame is a bad background.
+        self._learnt += 1
         weight = 1.0 - math.exp(-max(elapsed_s, 0.0) / self._settings.memory_s)
+        weight = max(weight, 1.0 / (self._learnt + 1))
         cv2.accumulateWeighted(samples, background, weight)
         # Mean difference without what moved: the camera's noise, and slow changes of light.
         _, still = cv2.threshold(difference, level, 0, cv2.THRESH_TOZERO_INV)
         self._noise += weight * (float(cv2.mean(still)[0]) - self._noise)
+
+    def _start_background(self, samples: U8) -> None:
+        self._background = samples.astype(np.float32)
+        self._learnt = 0

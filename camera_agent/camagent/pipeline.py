@@ -308,5 +308,5 @@ class Pipeline:
         self._sink.put(closing)
 
     def _between_frames(self) -> None:
-        while self._actions:
+        for _ in range(len(self._actions)):  # one that adds another has it run with the next frame
             self._actions.popleft()()

@@ -45,9 +45,7 @@ def _fragments(nal: bytes) -> Iterator[bytes]:
 def packet(payload: bytes, sequence: int, timestamp: int, ssrc: int, is_last: bool) -> bytes:
     """An RTP packet, RFC 3550, section 5.1."""
     marker = PAYLOAD_TYPE | (is_last << 7)
-    head = struct.pack(
-        "!BBHII", 0x80, marker, sequence & 0xFFFF, timestamp & 0xFFFFFFFF, ssrc
-    )
+    head = struct.pack("!BBHII", 0x80, marker, sequence & 0xFFFF, timestamp & 0xFFFFFFFF, ssrc)
     return head + payload
 
 

@@ -137,6 +137,7 @@ class LiveSource(Feed):
         try:
             yield from self._take_for_ever(stop, self._reader)
         finally:
+            self.is_online = False
             self.close()
             self._reader.join(timeout=1.0)  # it may sit in a read until its timeout
 

@@ -1,6 +1,7 @@
 """Capture times of recordings and live video."""
 
 import math
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ def test_missing_repeated_and_absurd_timestamps_take_one_interval() -> None:
 def test_a_recording_always_moves_on_and_never_leaps(pts: list[float | None]) -> None:
     clock = RecordingClock(1.7e9, 0.04)
     stamps = [clock.stamp(one) for one in pts]
-    steps = [b - a for a, b in zip(stamps, stamps[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(stamps)]
     assert all(0.0 <= step <= MAX_GAP_S + 1e-3 for step in steps)
     replay = RecordingClock(1.7e9, 0.04)
     assert [replay.stamp(one) for one in pts] == stamps

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from camagent.config import CameraSettings, Transport
 from camagent.source import LiveSource, Presence, open_source
 from camagent.source.live import MAX_PICTURES
+from camsdk.errors import SourceError
 from camsdk.vision.frames import Frame
 from support.clips import Clip, encode, scene
 from support.rtsp_server import RtspServer
@@ -72,8 +75,8 @@ def viewing(settings: CameraSettings) -> Iterator[Viewer]:
         assert not thread.is_alive()
 
 
-def camera(server: RtspServer, transport: Transport = "tcp", **changes: float) -> CameraSettings:
-    return CameraSettings("cam", server.url, transport=transport, **changes)  # type: ignore[arg-type]
+def camera(server: RtspServer, transport: Transport = "tcp", **changes: Any) -> CameraSettings:
+    return CameraSettings("cam", server.url, transport=transport, **changes)
 
 
 def seen(count: int) -> Callable[[Viewer], bool]:
@@ -96,7 +99,7 @@ def test_plays_and_tells_that_it_is_online(server: RtspServer, transport: Transp
     assert first_s - server.first_sent_s[0] < 0.4
     assert abs(frame.timestamp_s - time.time()) < 5.0
     times = [frame.timestamp_s for _, frame in viewer.frames]
-    assert all(b > a for a, b in zip(times, times[1:], strict=False))
+    assert all(b > a for a, b in pairwise(times))
     assert viewer.source.cpu_time_s > 0.0
 
 
@@ -143,6 +146,7 @@ def test_promise_dead_noticed_within_2_s_back_within_1_s(
         assert viewer.frames[count][0] - returned_s <= 1.0
 
 
+@pytest.mark.slow
 @TRANSPORTS
 def test_a_camera_that_goes_away_and_returns(server: RtspServer, transport: Transport) -> None:
     with viewing(camera(server, transport)) as viewer:
@@ -161,10 +165,11 @@ def test_a_camera_that_goes_away_and_returns(server: RtspServer, transport: Tran
     assert viewer.order[start - 1 : start + 3] == ["offline", "online", "0", "1"]
 
 
+@pytest.mark.slow
 def test_each_connection_is_a_session_that_counts_from_zero(server: RtspServer) -> None:
     with viewing(camera(server)) as viewer:
         for round_ in range(1, 4):
-            viewer.wait(lambda v, due=2 * round_ - 1: len(v.changes) == due)  # type: ignore[misc]
+            viewer.wait(told(2 * round_ - 1))
             viewer.wait(lambda v: v.order[-1] == "2")
             server.drop()
             viewer.wait(told(2 * round_))
@@ -176,6 +181,7 @@ def test_each_connection_is_a_session_that_counts_from_zero(server: RtspServer) 
     assert stamps == sorted(stamps)
 
 
+@pytest.mark.slow
 def test_a_peer_that_accepts_and_never_answers(server: RtspServer) -> None:
     server.faults.is_mute = True
     with viewing(camera(server, open_timeout_s=0.3)) as viewer:
@@ -186,6 +192,7 @@ def test_a_peer_that_accepts_and_never_answers(server: RtspServer) -> None:
         viewer.wait(seen(2))
 
 
+@pytest.mark.slow
 def test_stop_is_noticed_at_once_even_in_silence(server: RtspServer) -> None:
     with viewing(camera(server)) as viewer:
         viewer.wait(seen(2))
@@ -194,6 +201,7 @@ def test_stop_is_noticed_at_once_even_in_silence(server: RtspServer) -> None:
     assert time.monotonic() - stopped_s <= 1.5
 
 
+@pytest.mark.slow
 def test_a_slow_pipeline_gets_the_newest_frames_and_the_rest_is_counted(
     server: RtspServer,
 ) -> None:
@@ -210,6 +218,7 @@ def test_a_slow_pipeline_gets_the_newest_frames_and_the_rest_is_counted(
     assert [frame.index for frame in waiting] == [1, 2]  # numbers have no gap
 
 
+@pytest.mark.slow
 def test_refused_credentials_are_not_tried_again_soon(
     clip: Clip, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -251,6 +260,7 @@ def test_lost_packets_do_not_end_it(clip: Clip) -> None:
         viewer.wait(lambda v: sum(not f.is_corrupt for _, f in v.frames[count:]) >= 10)
 
 
+@pytest.mark.slow
 @TRANSPORTS
 def test_case_3_a_change_of_resolution_on_the_wire(
     server: RtspServer, transport: Transport
@@ -265,8 +275,6 @@ def test_case_3_a_change_of_resolution_on_the_wire(
 
 
 def test_two_readers_of_one_source_are_refused(server: RtspServer) -> None:
-    from camsdk.errors import SourceError
-
     source = open_source(camera(server))
     frames = source.frames()
     next(frames)
