@@ -198,6 +198,8 @@ class CpuRuntime:
             kind, shape = reply["input"]["type"], reply["input"]["shape"]
             self._input_shape = tuple(int(size) for size in shape)
             self._input_dtype = _ORT_DTYPES.get(kind, str(kind))
+            if reply.get("warning"):
+                log.warning("the model's process: %.200s", reply["warning"])
         except (CamError, LookupError, TypeError, ValueError) as error:
             self._drop_child()
             if isinstance(error, RuntimeFailure):

@@ -5,10 +5,10 @@ answers frames (``camagent.runtimes.channel``): the first is the model, each fur
 dtype and shape of an input that lies in the shared memory. Answers are JSON: what was done, or
 ``error``; and ``cpu_s``, the CPU time of this process so far.
 
-A model is hostile until proven otherwise, so before it is seen: address space, core files, written
-files and descriptors are limited; the allow-list of ``camsdk.artifact.onnx_check`` is applied; and
-around loading and each inference a timer is armed whose signal kills this process, whatever code
-holds the interpreter. When the agent dies, the socket ends and so does this process.
+A model is hostile until proven otherwise, so before it is seen this process gives up resources and
+system calls (``camagent.runtimes.confine``) and checks it (``camsdk.artifact.onnx_check``); around
+loading and each inference a timer is armed whose signal kills this process, whatever code holds the
+interpreter. When the agent dies, the socket ends and so does this process.
 """
 
 import contextlib
@@ -17,7 +17,6 @@ import gc
 import json
 import mmap
 import os
-import resource
 import signal
 import socket
 import sys
@@ -27,14 +26,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from camagent.runtimes.channel import DTYPES, Channel
+from camagent.runtimes.confine import deny_system_calls, limit_resources
 from camsdk.artifact.onnx_check import check_model
 from camsdk.errors import CamError, UnsupportedModel
 
 _ALIGNMENT: Final = 64
 _GRACE_S: Final = 1.0  # the agent's deadline comes first and is the better error
 _MAX_ERROR_CHARACTERS: Final = 400
-_MAX_OPEN_FILES: Final = 64
-_MAX_WRITTEN_BYTES: Final = 1 << 16  # of the standard error's file; shared memory is not written
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class WorkerSettings:
 def main() -> None:
     """Serve one model until the agent closes the channel."""
     settings = WorkerSettings(**json.loads(sys.argv[1]))
-    _limit(settings)
+    warning = _confine(settings)
     channel = Channel(socket.socket(fileno=settings.socket_fd), settings.model_limit_bytes)
     with contextlib.suppress(CamError):  # the channel has ended: so has the work
         model = channel.receive()
@@ -77,7 +75,7 @@ def main() -> None:
             worker, reply = _try_load(settings, model)
         del model
         _release_unused_memory()
-        _reply(channel, reply)
+        _reply(channel, reply | {"warning": warning})
         while worker is not None:
             request = channel.receive()
             with _deadline(settings.infer_deadline_s):
@@ -85,18 +83,15 @@ def main() -> None:
             _reply(channel, reply)
 
 
-def _limit(settings: WorkerSettings) -> None:
+def _confine(settings: WorkerSettings) -> str:
+    """Give up what is not needed; what could not be given up, or empty."""
     os.chdir("/")
-    for kind, limit in (
-        (resource.RLIMIT_AS, settings.memory_limit_bytes),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, _MAX_WRITTEN_BYTES),
-        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
-    ):
-        resource.setrlimit(kind, (limit, limit))
+    limit_resources(settings.memory_limit_bytes)
+    problem = deny_system_calls()
     # The default action kills in the kernel; a Python handler would wait for the interpreter.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
+    return f"system calls are not filtered: {problem}" if problem else ""
 
 
 @contextlib.contextmanager

@@ -429,3 +429,13 @@ def test_onnxruntimes_telemetry_is_off() -> None:
 
 def test_hardware_of_this_machine() -> None:
     assert local_hardware() in {"cpu-x86_64", "cpu-aarch64"}
+
+
+def test_the_child_is_confined(caplog: pytest.LogCaptureFixture) -> None:
+    with start(models.conv(32)) as runtime:
+        status = Path(f"/proc/{runtime.pid}/status").read_text()
+        assert "Seccomp:\t2" in status
+        assert "NoNewPrivs:\t1" in status
+        limits = Path(f"/proc/{runtime.pid}/limits").read_text()
+        assert f"Max address space         {1024 << 20}" in limits
+    assert caplog.records == []
