@@ -71,6 +71,7 @@ def write(connection: Connection, group: Sequence[Screened | Refused]) -> Writte
     """Stores the batches of a group that are new, in order."""
     written = Written()
     cursors: dict[tuple[str, int], ingest.Cursor] = {}
+    stats: dict[tuple[str, str], ingest.Stats] = {}
     for item in group:
         delivery = item.delivery
         lane = (delivery.device_id, delivery.epoch)
@@ -91,8 +92,11 @@ def write(connection: Connection, group: Sequence[Screened | Refused]) -> Writte
             _set_aside(connection, item)
             written.refused.append(item)
         else:
-            cursor = _write_batch(connection, item, cursor, written)
+            cursor, brought = _write_batch(connection, item, cursor, written)
+            camera = (delivery.device_id, item.batch.camera_id)
+            stats[camera] = stats.get(camera, ingest.Stats()) + brought
         cursors[lane] = cursor
+    ingest.add_stats(connection, stats)
     for (device_id, epoch), cursor in cursors.items():
         ingest.write_cursor(connection, device_id, epoch, cursor)
     return written
@@ -100,7 +104,7 @@ def write(connection: Connection, group: Sequence[Screened | Refused]) -> Writte
 
 def _write_batch(
     connection: Connection, item: Screened, cursor: ingest.Cursor, written: Written
-) -> ingest.Cursor:
+) -> tuple[ingest.Cursor, ingest.Stats]:
     delivery, batch = item.delivery, item.batch
     fresh, missing = without_repetitions(batch.events, cursor.event_sequence)
     written.events += events.append(
@@ -115,13 +119,12 @@ def _write_batch(
     tracks.grow(connection, scene, delivery.fleet, item.sightings)
     code_count = _write_codes(connection, item, scene, written)
     _write_crops(connection, item, scene)
-    stats = _stats(batch, len(fresh), code_count, item.refused_row_count)
-    ingest.add_stats(connection, delivery.device_id, batch.camera_id, stats)
-    return replace(
+    cursor = replace(
         cursor,
         event_sequence=fresh[-1].sequence if fresh else cursor.event_sequence,
         lost_event_count=cursor.lost_event_count + missing,
     )
+    return cursor, _stats(batch, len(fresh), code_count, item.refused_row_count)
 
 
 def _write_codes(

@@ -4,11 +4,11 @@ Every function works within the caller's transaction: the cursor moves with the 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import Any, Final
 
 from sqlalchemy import Connection, Select, delete, func, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects.sqlite import Insert, insert
 
 from camcloud.store.data_tables import ingest_cursors, ingest_stats, quarantine
 
@@ -59,6 +59,9 @@ class Stats:
     crop_bytes: int = 0
     envelope_bytes: int = 0
 
+    def __add__(self, other: "Stats") -> "Stats":
+        return Stats(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
 
 @dataclass(frozen=True)
 class Quarantined:
@@ -78,6 +81,15 @@ class Quarantined:
     reason: str
     payload: bytes
     received_timestamp_s: float
+
+
+def _add_stats_statement() -> Insert:
+    statement = insert(ingest_stats)
+    sums = {f.name: ingest_stats.c[f.name] + statement.excluded[f.name] for f in fields(Stats)}
+    return statement.on_conflict_do_update(index_elements=["device_id", "camera_id"], set_=sums)
+
+
+_ADD_STATS: Final = _add_stats_statement()
 
 
 def read_cursor(connection: Connection, device_id: str, epoch: int) -> Cursor:
@@ -115,14 +127,14 @@ def lost_event_count(connection: Connection, device_id: str = "") -> int:
     return _sum_of(connection, ingest_cursors.c.lost_event_count, device_id)
 
 
-def add_stats(connection: Connection, device_id: str, camera_id: str, stats: Stats) -> None:
-    """Adds to what a camera brought."""
-    values = {f.name: getattr(stats, f.name) for f in fields(Stats)}
-    statement = insert(ingest_stats).values(device_id=device_id, camera_id=camera_id, **values)
-    sums = {name: ingest_stats.c[name] + statement.excluded[name] for name in values}
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=["device_id", "camera_id"], set_=sums)
-    )
+def add_stats(connection: Connection, stats: Mapping[tuple[str, str], Stats]) -> None:
+    """Adds to what each (device, camera) brought."""
+    if stats:
+        rows = [
+            {"device_id": device_id, "camera_id": camera_id, **vars(brought)}
+            for (device_id, camera_id), brought in stats.items()
+        ]
+        connection.execute(_ADD_STATS, rows)
 
 
 def read_stats(connection: Connection, device_id: str = "", camera_id: str = "") -> Stats:

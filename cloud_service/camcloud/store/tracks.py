@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Connection, RowMapping, case, func, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, RowMapping, bindparam, case, func, select
+from sqlalchemy.dialects.sqlite import Insert, insert
 
 from camcloud.store.data_tables import tracks
 from camsdk.wire import TrackColumns
@@ -91,6 +91,30 @@ class TrackQuery:
     until_s: float = 0.0
 
 
+def _grow_statement() -> Insert:
+    statement = insert(tracks)
+    new = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=["device_id", "epoch", "camera_id", "session", "track_id"],
+        set_={
+            "first_timestamp_s": func.min(tracks.c.first_timestamp_s, new.first_timestamp_s),
+            "frame_count": tracks.c.frame_count + new.frame_count,
+            # A code alone (of a track that has just been lost) says nothing of these.
+            **{
+                name: case((new.x1.is_not(None), new[name]), else_=tracks.c[name])
+                for name in ("class_id", "last_timestamp_s", "x1", "y1", "x2", "y2")
+            },
+        },
+    )
+
+
+_GROW: Final = _grow_statement()  # building it costs ten times what running it does
+_KEYS: Final = select(tracks.c.track_id, tracks.c.id).where(
+    *(tracks.c[name] == bindparam(name) for name in ("device_id", "epoch", "camera_id", "session")),
+    tracks.c.track_id.in_(bindparam("track_ids", expanding=True)),
+)
+
+
 def summarise(columns: TrackColumns) -> list[Sighting]:
     """One sighting for each track in a batch's columns."""
     if not columns.track_id.size:
@@ -115,31 +139,14 @@ def summarise(columns: TrackColumns) -> list[Sighting]:
 
 def grow(connection: Connection, scene: Scene, fleet: str, sightings: Sequence[Sighting]) -> None:
     """Adds sightings, in order of time, to their tracks, which are made if missing."""
-    if not sightings:
-        return
-    statement = insert(tracks)
-    new = statement.excluded
-    statement = statement.on_conflict_do_update(
-        index_elements=["device_id", "epoch", "camera_id", "session", "track_id"],
-        set_={
-            "first_timestamp_s": func.min(tracks.c.first_timestamp_s, new.first_timestamp_s),
-            "frame_count": tracks.c.frame_count + new.frame_count,
-            # A code alone (of a track that has just been lost) says nothing of these.
-            **{
-                name: case((new.x1.is_not(None), new[name]), else_=tracks.c[name])
-                for name in ("class_id", "last_timestamp_s", "x1", "y1", "x2", "y2")
-            },
-        },
-    )
-    connection.execute(statement, [_row(scene, fleet, sighting) for sighting in sightings])
+    if sightings:
+        connection.execute(_GROW, [_row(scene, fleet, sighting) for sighting in sightings])
 
 
 def keys_of(connection: Connection, scene: Scene, track_ids: Iterable[int]) -> Mapping[int, int]:
     """Row of each track by its id, of those that are stored."""
-    statement = select(tracks.c.track_id, tracks.c.id).where(
-        *_in_scene(scene), tracks.c.track_id.in_(list(track_ids))
-    )
-    return {row.track_id: row.id for row in connection.execute(statement)}
+    values = {**_scene_row(scene), "track_ids": list(track_ids)}
+    return {row.track_id: row.id for row in connection.execute(_KEYS, values)}
 
 
 def page(connection: Connection, query: TrackQuery, limit: int = MAX_PAGE) -> list[StoredTrack]:
@@ -172,22 +179,19 @@ def stored(row: RowMapping) -> StoredTrack:
     return StoredTrack(row["id"], scene, row["fleet"], sighting)
 
 
-def _in_scene(scene: Scene) -> tuple[Any, ...]:
-    return (
-        tracks.c.device_id == scene.device_id,
-        tracks.c.epoch == scene.epoch,
-        tracks.c.camera_id == scene.camera_id,
-        tracks.c.session == scene.session,
-    )
-
-
-def _row(scene: Scene, fleet: str, sighting: Sighting) -> dict[str, Any]:
-    x1, y1, x2, y2 = sighting.xyxy or (None,) * 4
+def _scene_row(scene: Scene) -> dict[str, Any]:
     return {
         "device_id": scene.device_id,
         "epoch": scene.epoch,
         "camera_id": scene.camera_id,
         "session": scene.session,
+    }
+
+
+def _row(scene: Scene, fleet: str, sighting: Sighting) -> dict[str, Any]:
+    x1, y1, x2, y2 = sighting.xyxy or (None,) * 4
+    return {
+        **_scene_row(scene),
         "track_id": sighting.track_id,
         "fleet": fleet,
         "class_id": sighting.class_id,
