@@ -93,36 +93,33 @@ HANDSHAKE = {
 }
 
 
-@pytest.mark.parametrize("kind", HANDSHAKE)
-async def test_refused_by_the_handshake(cloud: CloudHarness, kind: str) -> None:
+GUARD = {
+    "right in all, but never issued here": (spiffe_uri(FLEET, "cam-1"),),
+    "no name": (),
+    "two names": (spiffe_uri(FLEET, "cam-1"), spiffe_uri(FLEET, "cam-2")),
+    "another trust domain": ("spiffe://elsewhere/fleet/park-a/device/cam-1",),
+    "not the grammar": (spiffe_uri(FLEET, "cam-1") + "/..",),
+}
+
+
+async def test_what_the_handshake_refuses(cloud: CloudHarness) -> None:
     ours = issuer_of(cloud.cloud.control.authority)
     other = issuer_of(CertificateAuthority.generate("camplatform CA"))
     assert other[1].subject == ours[1].subject
-    error = await refusal(cloud, *HANDSHAKE[kind](ours, other))
-    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    codes = {"none": (await refusal(cloud, None, None)).code()}
+    for kind, make in HANDSHAKE.items():
+        codes[kind] = (await refusal(cloud, *make(ours, other))).code()
+    assert codes == dict.fromkeys(codes, grpc.StatusCode.UNAVAILABLE)
 
 
-async def test_refused_without_a_certificate(cloud: CloudHarness) -> None:
-    error = await refusal(cloud, None, None)
-    assert error.code() is grpc.StatusCode.UNAVAILABLE
-
-
-@pytest.mark.parametrize(
-    "uris",
-    [
-        (spiffe_uri(FLEET, "cam-1"),),  # right in all, but the cloud never issued it
-        (),
-        (spiffe_uri(FLEET, "cam-1"), spiffe_uri(FLEET, "cam-2")),
-        ("spiffe://elsewhere/fleet/park-a/device/cam-1",),
-        (spiffe_uri(FLEET, "cam-1") + "/..",),
-    ],
-    ids=["unknown serial", "no name", "two names", "another trust domain", "not the grammar"],
-)
-async def test_refused_by_the_guard(cloud: CloudHarness, uris: tuple[str, ...]) -> None:
+async def test_what_the_guard_refuses(cloud: CloudHarness) -> None:
     await cloud.enrol("cam-1")
-    key_pem, chain_pem, _ = issue(issuer_of(cloud.cloud.control.authority), uris=uris)
-    error = await refusal(cloud, key_pem, chain_pem)
-    assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+    ours = issuer_of(cloud.cloud.control.authority)
+    codes = {}
+    for kind, uris in GUARD.items():
+        key_pem, chain_pem, _ = issue(ours, uris=uris)
+        codes[kind] = (await refusal(cloud, key_pem, chain_pem)).code()
+    assert codes == dict.fromkeys(codes, grpc.StatusCode.UNAUTHENTICATED)
 
 
 async def test_the_certificate_of_the_cloud_opens_no_device_call(cloud: CloudHarness) -> None:
@@ -159,16 +156,13 @@ async def test_the_renewed_certificate_works_and_so_does_the_old_one(cloud: Clou
     assert (await device.gateway.RenewCertificate(request)).ca_pem == cloud.ca_pem
 
 
-@pytest.mark.parametrize("port", ["api", "device", "enrolment"])
-async def test_old_versions_of_tls_are_refused(
-    cloud: CloudHarness, port: str, tmp_path: Path
-) -> None:
+async def test_old_versions_of_tls_are_refused(cloud: CloudHarness, tmp_path: Path) -> None:
     device = await cloud.enrol("cam-1")
     both = tmp_path / "device.pem"
     both.write_bytes(device.key_pem + device.answer.certificate_chain_pem)
-    host, _, number = getattr(cloud.cloud.endpoints, port).rpartition(":")
 
-    def shake_hands(version: ssl.TLSVersion) -> str | None:
+    def shake_hands(endpoint: str, version: ssl.TLSVersion) -> str | None:
+        host, _, number = endpoint.rpartition(":")
         context = ssl.create_default_context(cadata=cloud.ca_pem.decode())
         context.load_cert_chain(both)
         # OpenSSL offers TLS 1.0 and 1.1 at security level 0 only.
@@ -182,11 +176,14 @@ async def test_old_versions_of_tls_are_refused(
         ):
             return wrapped.version()
 
-    for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            await asyncio.to_thread(shake_hands, version)
-    assert await asyncio.to_thread(shake_hands, ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
-    assert await asyncio.to_thread(shake_hands, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
+    ends = cloud.cloud.endpoints
+    versions = ssl.TLSVersion
+    for endpoint in (ends.api, ends.device, ends.enrolment):
+        for old in (versions.TLSv1, versions.TLSv1_1):
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                await asyncio.to_thread(shake_hands, endpoint, old)
+        assert await asyncio.to_thread(shake_hands, endpoint, versions.TLSv1_2) == "TLSv1.2"
+        assert await asyncio.to_thread(shake_hands, endpoint, versions.TLSv1_3) == "TLSv1.3"
 
 
 @pytest.mark.slow

@@ -227,5 +227,5 @@ class RolloutMachine(RuleBasedStateMachine):
         self.database.close()
 
 
-RolloutMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+RolloutMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
 TestRolloutMachine = RolloutMachine.TestCase
