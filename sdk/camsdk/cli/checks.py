@@ -171,7 +171,7 @@ def check_assets() -> Check:
     from camsdk import assets
 
     known = assets.list_assets()
-    present = [asset.name for asset in known if assets.path_of(asset).is_file()]
+    present = [asset.name for asset in known if asset.is_present]
     for name in present:
         try:
             assets.verify(name)

@@ -27,8 +27,8 @@ WIDE = 200
 def jsonable(value: Any) -> Any:
     """Values of the SDK as JSON has them.
 
-    Dataclasses become objects, enums their values, bytes base64; infinite numbers become null,
-    because JSON has none.
+    Dataclasses become objects, enums their values, bytes base64, arrays lists; infinite numbers
+    become null, because JSON has none.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -42,6 +42,8 @@ def jsonable(value: Any) -> Any:
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if hasattr(value, "tolist"):  # a numpy array or scalar; numpy itself need not be loaded
+        return jsonable(value.tolist())
     if isinstance(value, Iterable) and not isinstance(value, str):
         return [jsonable(item) for item in value]
     return value

@@ -44,7 +44,8 @@ def _later(fleet: FakeCloud, *changes: object) -> threading.Thread:
     """Waits for the rollout and then changes it step by step."""
 
     def act() -> None:
-        while not fleet.state.rollouts:
+        deadline_s = time.monotonic() + 10
+        while not fleet.state.rollouts and time.monotonic() < deadline_s:
             time.sleep(0.01)
         for change in changes:
             time.sleep(0.15)

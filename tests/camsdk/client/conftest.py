@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from camsdk.client import Client
+from camsdk.client import Client, RetryPolicy
 from support.fake_api import FakeCloud
 
 
@@ -19,6 +19,6 @@ def cloud() -> Iterator[FakeCloud]:
 
 @pytest.fixture
 def client(cloud: FakeCloud) -> Iterator[Client]:
-    """An administrator's."""
-    with cloud.client() as connected:
+    """An administrator's; its pauses are short, so that tests of retries are."""
+    with cloud.client(retry=RetryPolicy(first_delay_s=0.02)) as connected:
         yield connected

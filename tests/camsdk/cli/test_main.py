@@ -1,0 +1,150 @@
+"""The entry point: light to start, open to other packages, helpful to shells."""
+
+import logging
+import os
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import typer
+
+from camsdk.cli import main as main_module
+from camsdk.cli.main import add_installed_commands
+from support.fake_api import ADMIN, FakeCloud
+
+from .conftest import Camctl
+
+
+def _python(program: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys\n"
+        "from camsdk.cli.main import build_app\n"
+        "build_app()\n"
+        "heavy = {'numpy', 'grpc', 'cv2', 'av', 'onnxruntime', 'onnx', 'torch', 'sqlalchemy',"
+        " 'pydantic', 'cryptography'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert _python(program).strip() == "[]"
+
+
+def test_the_client_needs_no_terminal_packages() -> None:
+    program = "import sys, camsdk.client; print({'typer', 'rich', 'cv2'} & set(sys.modules))"
+    assert _python(program).strip() == "set()"
+
+
+def test_version(camctl: Camctl) -> None:
+    assert camctl("--version").out.startswith("camctl ")
+
+
+def test_no_arguments_print_help(camctl: Camctl) -> None:
+    outcome = camctl()
+    assert "rollout" in outcome.out + outcome.err
+
+
+def test_profile_file_and_flags(
+    cloud: FakeCloud, camctl: Camctl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("SERVER", "TOKEN_FILE", "CA"):
+        monkeypatch.delenv(f"CAMCTL_{name}")
+    nothing = camctl("fleet", "list")
+    assert nothing.code == 1
+    assert "no cloud has been set up" in nothing.err
+    assert "camctl serve" in nothing.err
+    (tmp_path / "config.toml").write_text(
+        f'[profiles.park]\nserver = "{cloud.endpoint}"\ntoken_file = "token"\nca = "ca.pem"\n'
+    )
+    assert camctl("fleet", "list", "--profile", "park", "--json").json == {"fleets": []}
+    monkeypatch.setenv("CAMCTL_PROFILE", "park")
+    assert camctl("fleet", "list", "--json").json == {"fleets": []}
+    assert camctl("fleet", "list", "--server", "127.0.0.1:1", "--json").code == 1
+    monkeypatch.setenv("CAMCTL_TOKEN", "wrong")
+    assert camctl("fleet", "list").code == 1
+    monkeypatch.setenv("CAMCTL_TOKEN", ADMIN)
+    assert camctl("fleet", "list").code == 0
+    assert "no profile is called 'x'" in camctl("fleet", "list", "--profile", "x").err
+
+
+def test_the_embedded_cloud_is_found_by_its_folder(
+    cloud: FakeCloud, camctl: Camctl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("SERVER", "TOKEN_FILE", "CA"):
+        monkeypatch.delenv(f"CAMCTL_{name}")
+    folder = tmp_path / "data" / "camplatform" / "cloud"
+    (folder / "pki").mkdir(parents=True)
+    (folder / "admin.token").write_text(ADMIN)
+    (folder / "pki" / "ca.pem").write_bytes(cloud.tls.ca_pem)
+    (folder / "ready.json").write_text(f'{{"api": "127.0.0.1:{cloud.port}"}}')
+    assert camctl("status", "--json").json["status"]["version"] == "fake"
+
+
+def _complete(camctl: Camctl, monkeypatch: pytest.MonkeyPatch, words: str) -> set[str]:
+    monkeypatch.setenv("_CAMCTL_COMPLETE", "complete_zsh")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", words)
+    shown = camctl().out
+    monkeypatch.delenv("_CAMCTL_COMPLETE")
+    return set(shown.replace('"', " ").replace("'", " ").replace(":", " ").split())
+
+
+def test_completion_knows_the_clouds_names(
+    cloud: FakeCloud, camctl: Camctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camctl("fleet", "create", "park-a")
+    camctl("fleet", "create", "yard")
+    cloud.add_device("cam-1")
+    camctl("deploy", "model", "--fleet", "park-a")
+    complete = lambda words: _complete(camctl, monkeypatch, words)  # noqa: E731 - short
+    assert {"park-a"} <= complete("camctl fleet show p")
+    assert "yard" not in complete("camctl fleet show p")
+    assert "cam-1" in complete("camctl device show ")
+    assert "r1" in complete("camctl rollout watch ")
+    assert "park-a" in complete("camctl deploy model --fleet ")
+    assert {"fleet", "device", "doctor"} <= complete("camctl ")
+    cloud.stop()
+    assert "park-a" not in complete("camctl fleet show p")
+    cloud.start()
+
+
+def test_a_package_that_does_not_import_costs_only_its_commands(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = [
+        EntryPoint("broken", "no_such_package:register", "camctl.commands"),
+        EntryPoint("good", f"{__name__}:register", "camctl.commands"),
+    ]
+    monkeypatch.setattr(main_module, "entry_points", lambda group: entries)
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
+    app = typer.Typer()
+    with caplog.at_level(logging.WARNING):
+        add_installed_commands(app)
+    assert [info.name for info in app.registered_commands] == ["extra"]
+    assert "no_such_package" in caplog.text
+
+
+def register(app: typer.Typer) -> None:
+    """What another package brings."""
+
+    @app.command("extra")
+    def extra() -> None:
+        """Does nothing."""
+
+
+@pytest.mark.slow
+def test_help_is_quick() -> None:
+    """The best of three, since other processes run too; the budget is half a second."""
+    spent_s = []
+    for _ in range(3):
+        before = os.times()
+        subprocess.run(
+            [sys.executable, "-m", "camsdk.cli.main", "--help"], check=True, capture_output=True
+        )
+        after = os.times()
+        spent_s.append(after.elapsed - before.elapsed)
+    assert min(spent_s) <= 0.5, spent_s
