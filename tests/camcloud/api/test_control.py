@@ -1,0 +1,93 @@
+"""The control part of the user API: fleets, labels and requests out of bounds."""
+
+import grpc
+import pytest
+
+from camproto.v1 import api_pb2
+from support.embedded_cloud import FLEET, CloudHarness
+
+
+async def test_fleets_are_made_once_and_listed_by_name(cloud: CloudHarness) -> None:
+    for name in ("park-b", "park-a"):
+        await cloud.api.CreateFleet(api_pb2.CreateFleetRequest(name=name, description="gate"))
+    listed = await cloud.api.ListFleets(api_pb2.ListFleetsRequest())
+    assert [fleet.name for fleet in listed.fleets] == ["park-a", "park-b"]
+    for name, code in (
+        ("park-a", grpc.StatusCode.ALREADY_EXISTS),
+        ("Park A", grpc.StatusCode.INVALID_ARGUMENT),
+        ("", grpc.StatusCode.INVALID_ARGUMENT),
+        ("-a", grpc.StatusCode.INVALID_ARGUMENT),
+        ("a" * 64, grpc.StatusCode.INVALID_ARGUMENT),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await cloud.api.CreateFleet(api_pb2.CreateFleetRequest(name=name))
+        assert caught.value.code() is code
+
+
+async def test_labels_are_set_and_removed(cloud: CloudHarness) -> None:
+    await cloud.enrol("cam-1")
+    request = api_pb2.LabelDeviceRequest(device_id="cam-1", set={"site": "north", "post": "7"})
+    assert dict((await cloud.api.LabelDevice(request)).labels) == {"site": "north", "post": "7"}
+    request = api_pb2.LabelDeviceRequest(device_id="cam-1", set={"post": "8"}, remove=["site"])
+    assert dict((await cloud.api.LabelDevice(request)).labels) == {"post": "8"}
+    for labels in ({"a b": ""}, {"x": "y" * 257}, {"x": "\n"}, {f"k{n}": "" for n in range(33)}):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await cloud.api.LabelDevice(api_pb2.LabelDeviceRequest(device_id="cam-1", set=labels))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_status_counts_the_fleet(cloud: CloudHarness) -> None:
+    await cloud.enrol("cam-1")
+    status = await cloud.api.GetStatus(api_pb2.GetStatusRequest())
+    assert (status.device_count, status.connected_device_count, status.event_count) == (1, 0, 0)
+    assert status.data_dir == str(cloud.cloud.workspace.folder)
+    assert status.now_timestamp_s >= status.started_timestamp_s > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"fleet": "nowhere"}, grpc.StatusCode.NOT_FOUND),
+        ({"fleet": FLEET, "model": "none:1"}, grpc.StatusCode.NOT_FOUND),
+        ({"fleet": FLEET, "model": "No Such!"}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"fleet": FLEET, "canary_percent": 120.0}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"fleet": FLEET, "timeout_s": -1.0}, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"fleet": FLEET, "strategy": 99}, grpc.StatusCode.INVALID_ARGUMENT),
+    ],
+)
+async def test_rollouts_out_of_bounds(cloud: CloudHarness, fields, code) -> None:
+    await cloud.api.CreateFleet(api_pb2.CreateFleetRequest(name=FLEET))
+    await cloud.push(cloud.signed_bundle())
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cloud.api.CreateRollout(api_pb2.CreateRolloutRequest(**fields))
+    assert caught.value.code() is code
+
+
+async def test_rollouts_wait_for_approval_and_obey_their_operator(cloud: CloudHarness) -> None:
+    await cloud.push(cloud.signed_bundle())
+    await cloud.enrol("cam-1")
+    made = await cloud.api.CreateRollout(
+        api_pb2.CreateRolloutRequest(fleet=FLEET, needs_approval=True)
+    )
+    assert made.state == api_pb2.ROLLOUT_STATE_PENDING
+
+    async def control(action: str) -> int:
+        request = api_pb2.ControlRolloutRequest(
+            rollout_id=made.rollout_id,
+            action=api_pb2.RolloutAction.Value(f"ROLLOUT_ACTION_{action}"),
+        )
+        state: int = (await cloud.api.ControlRollout(request)).state
+        return state
+
+    assert await control("APPROVE") == api_pb2.ROLLOUT_STATE_RUNNING
+    assert await control("PAUSE") == api_pb2.ROLLOUT_STATE_PAUSED
+    assert await control("RESUME") == api_pb2.ROLLOUT_STATE_RUNNING
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await control("APPROVE")
+    assert caught.value.code() is grpc.StatusCode.ABORTED
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await control("UNSPECIFIED")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert await control("ABORT") == api_pb2.ROLLOUT_STATE_ROLLING_BACK
+    listed = await cloud.api.ListRollouts(api_pb2.ListRolloutsRequest(fleet=FLEET))
+    assert [item.detail for item in listed.rollouts] == ["aborted by an operator"]

@@ -1,0 +1,113 @@
+"""Who may call what: API tokens against the real server, and leases of device calls."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import grpc
+import pytest
+
+from camcloud.api.guard import READ_METHODS
+from camproto.v1 import api_pb2
+from camproto.v1.api_pb2_grpc import CloudApiStub
+from support.embedded_cloud import CloudHarness
+
+SERVICE = api_pb2.DESCRIPTOR.services_by_name["CloudApi"]
+METHODS = {method.name: method for method in SERVICE.methods}
+CHANGING = {
+    "CreateFleet",
+    "CreateBootstrapToken",
+    "CreateApiToken",
+    "LabelDevice",
+    "RevokeDevice",
+    "ApplyRules",
+    "PushModel",
+    "CreateRollout",
+    "ControlRollout",
+}
+
+
+def test_every_method_is_known_to_read_or_to_change() -> None:
+    reading = {name.rpartition("/")[2] for name in READ_METHODS}
+    assert reading | CHANGING == set(METHODS)
+    assert not reading & CHANGING
+
+
+async def code_of(stub: CloudApiStub, name: str) -> grpc.StatusCode:
+    """How a call of that method ends, with an empty request."""
+    method = METHODS[name]
+    request = getattr(api_pb2, method.input_type.name)()
+    behaviour: Callable[..., Awaitable[object]] = getattr(stub, name)
+    call = behaviour(iter([request])) if method.client_streaming else behaviour(request)
+    if method.server_streaming:
+        # A stream that is let in may wait for news: its headers say that it was.
+        await asyncio.wait_for(call.initial_metadata(), 5)
+        if not call.done():
+            call.cancel()
+    return await asyncio.wait_for(call.code(), 5)
+
+
+async def test_every_method_wants_a_token_that_is_known(cloud: CloudHarness) -> None:
+    for stub in (cloud.api_as(None), cloud.api_as("camapi1_guess")):
+        codes = {name: await code_of(stub, name) for name in METHODS}
+        assert codes == dict.fromkeys(METHODS, grpc.StatusCode.UNAUTHENTICATED)
+
+
+async def test_a_read_only_token_reads_everything_and_changes_nothing(
+    cloud: CloudHarness,
+) -> None:
+    made = await cloud.api.CreateApiToken(
+        api_pb2.CreateApiTokenRequest(name="wall display", is_read_only=True)
+    )
+    stub = cloud.api_as(made.token)
+    for name in METHODS:
+        code = await code_of(stub, name)
+        is_denied = code is grpc.StatusCode.PERMISSION_DENIED
+        assert is_denied == (name in CHANGING), (name, code)
+        assert code is not grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_token_ends_with_its_life(cloud: CloudHarness) -> None:
+    made = await cloud.api.CreateApiToken(
+        api_pb2.CreateApiTokenRequest(name="short", lifetime_s=0.3)
+    )
+    stub = cloud.api_as(made.token)
+    assert (await stub.GetStatus(api_pb2.GetStatusRequest())).profile == "embedded"
+    await asyncio.sleep(0.4)
+    with pytest.raises(grpc.aio.AioRpcError, match="expired"):
+        await stub.GetStatus(api_pb2.GetStatusRequest())
+
+
+async def test_token_names_are_unique_and_lives_are_bounded(cloud: CloudHarness) -> None:
+    request = api_pb2.CreateApiTokenRequest(name="twice")
+    await cloud.api.CreateApiToken(request)
+    for again, code in (
+        (request, grpc.StatusCode.ALREADY_EXISTS),
+        (api_pb2.CreateApiTokenRequest(name=""), grpc.StatusCode.INVALID_ARGUMENT),
+        (
+            api_pb2.CreateApiTokenRequest(name="long", lifetime_s=1e9),
+            grpc.StatusCode.INVALID_ARGUMENT,
+        ),
+        (
+            api_pb2.CreateApiTokenRequest(name="nan", lifetime_s=float("nan")),
+            grpc.StatusCode.INVALID_ARGUMENT,
+        ),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await cloud.api.CreateApiToken(again)
+        assert caught.value.code() is code
+
+
+async def test_the_wire_carries_reason_message_and_way_out(cloud: CloudHarness) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cloud.api.GetFleet(api_pb2.GetFleetRequest(name="nowhere"))
+    metadata = dict(caught.value.trailing_metadata())
+    assert metadata["cam-reason"] == "not-found"
+    assert metadata["cam-hint-bin"] == b"camctl fleet list shows all"
+
+
+async def test_an_unknown_method_is_unimplemented(cloud: CloudHarness) -> None:
+    channel = cloud.dial(cloud.cloud.endpoints.api)
+    call = channel.unary_unary("/camproto.v1.CloudApi/Nothing", None, None)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(b"")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
