@@ -97,14 +97,22 @@ class Emitter:
         outputs: int = 1,
         **attributes: Any,
     ) -> tuple[str, ...]:
-        """Emit one node; its outputs are called ``name``, ``name:1``, ..."""
+        """Emit one node; its outputs are called ``name``, ``name:1``, ... or a free name like it."""
+        name = self._free(name)
         names = tuple(f"{name}:{i}" if i else name for i in range(outputs))
         self._nodes[name] = helper.make_node(op, list(inputs), list(names), name=name, **attributes)
         return names
 
     def initializer(self, name: str, value: Array) -> str:
-        """A stored constant."""
+        """A stored constant, under this name or a free one like it."""
+        name = self._free(name)
         self._initializers[name] = numpy_helper.from_array(np.array(value, order="C"), name)
+        return name
+
+    def _free(self, name: str) -> str:
+        """Layers may be called what we call a part of another layer."""
+        while name in self._nodes or name in self._initializers:
+            name += "'"
         return name
 
     def producer(self, name: str) -> onnx.NodeProto | None:
@@ -143,7 +151,7 @@ class Emitter:
         rename: dict[str, str] = {}
         infos = []
         for name, value in outputs.items():
-            tensor = self.plain(value, name)
+            tensor = self.plain(value, f"{name}/result")
             is_taken = tensor in rename or tensor not in self._nodes
             if is_taken:  # an input, a constant, a second output of a node, or named before
                 self.node("Identity", [tensor], f"{name}/output")
@@ -151,6 +159,8 @@ class Emitter:
             rename[tensor] = name
             infos.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape))
         nodes = self._needed(set(rename))
+        # A tensor inside may have a public name already, such as a layer in its own layout.
+        rename = {name: f"{name}/inside" for name in outputs if name in self._nodes} | rename
         for node in nodes:
             node.input[:] = [rename.get(tensor, tensor) for tensor in node.input]
             node.output[:] = [rename.get(tensor, tensor) for tensor in node.output]

@@ -62,10 +62,17 @@ def convert_graph(
                 f"output {name!r} wants tensor {tensor!r}, which the graph does not have",
                 f"the graph declares {', '.join(graph.outputs)}",
             )
+    clash = [name for name in chosen if name in graph.nodes and _is_input(graph.nodes[name])]
+    if clash:
+        raise InvalidInput(f"output {clash[0]!r} is also an input", "name the output otherwise")
     emitter = Emitter()
     values = _emit(graph, emitter, _needed(graph, chosen.values()), input_shapes or {})
     picked = {name: _pick(values, tensor) for name, tensor in chosen.items()}
     return emitter.model(picked, PRODUCER)
+
+
+def _is_input(node: TfNode) -> bool:
+    return node.op == "Placeholder"
 
 
 def _needed(graph: TfGraph, tensors: Iterable[str]) -> set[str]:
@@ -98,7 +105,7 @@ def _emit(
             continue
         if node.op == "Const":
             values[name] = (constant(graph.constants[name]),)
-        elif node.op == "Placeholder":
+        elif _is_input(node):
             values[name] = (emitter.add_input(name, _input_shape(node, input_shapes)),)
         else:
             inputs = [_pick(values, tensor) for tensor in node.inputs]
