@@ -31,6 +31,7 @@ from camsdk.vision.geometry import iou
 from camsdk.vision.results import Detections, Tracks
 
 I64 = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Pairs = tuple[I64, I64]
 
 _TIME_SLACK_S: Final = 1e-6
@@ -219,18 +220,17 @@ class ByteTracker:
         overlap = iou(pool.boxes.xyxy(), detections.xyxy)
         overlap[pool.class_ids[:, None] != detections.class_ids] = 0.0
         is_high = detections.scores >= settings.high_score
-        high = np.flatnonzero(is_high)
-        low = np.flatnonzero(~is_high & (detections.scores >= settings.low_score))
-        confirmed, tentative = np.flatnonzero(pool.track_id), np.flatnonzero(pool.track_id == 0)
-        first = assign(overlap, confirmed, high, settings.min_iou)
-        left = np.setdiff1d(confirmed, first[0], assume_unique=True)
-        second = assign(overlap, left, low, settings.min_iou_low)
-        unused = np.setdiff1d(high, first[1], assume_unique=True)
-        third = assign(overlap, tentative, unused, settings.min_iou)
+        is_low = ~is_high & (detections.scores >= settings.low_score)
+        is_confirmed = pool.track_id > 0
+        first = assign(overlap, is_confirmed, is_high, settings.min_iou)
+        is_high[first[1]] = is_confirmed[first[0]] = False
+        second = assign(overlap, is_confirmed, is_low, settings.min_iou_low)
+        third = assign(overlap, pool.track_id == 0, is_high, settings.min_iou)
+        is_high[third[1]] = False
         return (
             np.concatenate((first[0], second[0], third[0])),
             np.concatenate((first[1], second[1], third[1])),
-            np.setdiff1d(unused, third[1], assume_unique=True),
+            np.flatnonzero(is_high),
         )
 
     def _confirm(self) -> None:
@@ -269,22 +269,23 @@ class ByteTracker:
         )
 
 
-def assign(overlap: NDArray[np.float64], rows: I64, columns: I64, min_iou: float) -> Pairs:
+def assign(overlap: NDArray[np.float64], is_row: Bools, is_column: Bools, min_iou: float) -> Pairs:
     """The one-to-one matching that loses least, where staying alone costs ``1 - min_iou``.
 
     Jonker and Volgenant's algorithm (Computing 38, 1987), by ``lapx``.
 
     Args:
         overlap: float64 (n, m), IoU of every track with every detection.
-        rows, columns: Those that may be matched.
+        is_row, is_column: bool (n,) and (m,), who may be matched.
         min_iou: No pair that overlaps less is matched.
 
     Returns:
         Matched rows and their columns, int64 (k,) each.
     """
+    rows, columns = np.flatnonzero(is_row), np.flatnonzero(is_column)
     if not rows.size or not columns.size:
         return _NONE, _NONE
-    cost = 1.0 - overlap[np.ix_(rows, columns)]
+    cost = 1.0 - overlap[rows[:, None], columns]
     taken, _ = lap.lapjv(cost, extend_cost=True, cost_limit=1.0 - min_iou, return_cost=False)
     matched = np.flatnonzero(taken >= 0)
     chosen = taken[matched]

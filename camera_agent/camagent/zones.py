@@ -198,6 +198,7 @@ class Zones:
     def __init__(self, rules: CameraRules, class_names: Sequence[str]) -> None:
         self._class_names: tuple[str, ...] = ()
         self._watchers: list[_Line | _Zone] = []
+        self._is_wanted: dict[tuple[str, ...], NDArray[np.bool_]] = {}
         self.configure(rules, class_names)
 
     def configure(self, rules: CameraRules, class_names: Sequence[str]) -> None:
@@ -212,8 +213,12 @@ class Zones:
             self._watchers.append(known.get(line) or _Line(line))
         for zone in rules.zones:
             self._watchers.append(known.get(zone) or _Zone(zone))
+        self._is_wanted = {}
         for watcher in self._watchers:
-            missing = set(watcher.rule.classes) - set(self._class_names)
+            classes = watcher.rule.classes
+            named = [name in classes for name in self._class_names]
+            self._is_wanted[classes] = np.array([*named, False])
+            missing = set(classes) - set(self._class_names)
             if missing:
                 names = ", ".join(sorted(missing))
                 _log.warning("rule %s: the model knows no class %s", watcher.rule.name, names)
@@ -237,15 +242,16 @@ class Zones:
             feet = foot_points(tracks.xyxy)
             now = _Now(tracks, feet, frame_index, timestamp_s, self._class_names)
             for watcher in self._watchers:
-                rows = self._rows_of(tracks, watcher.rule.classes)
+                rows = self._rows_of(tracks, watcher)
                 events += watcher(now, rows, width, height)
         for track_id in tracks.ended.tolist():
             for watcher in self._watchers:
                 watcher.forget(track_id)
         return tuple(events)
 
-    def _rows_of(self, tracks: Tracks, classes: tuple[str, ...]) -> I64:
-        if not classes:
+    def _rows_of(self, tracks: Tracks, watcher: "_Line | _Zone") -> I64:
+        if not watcher.rule.classes:
             return np.arange(len(tracks))
-        wanted = [i for i, name in enumerate(self._class_names) if name in classes]
-        return np.flatnonzero(np.isin(tracks.class_ids, wanted))
+        # One entry more, False, for ids that have no name.
+        known = np.minimum(tracks.class_ids, len(self._class_names))
+        return np.flatnonzero(self._is_wanted[watcher.rule.classes][known])

@@ -174,7 +174,7 @@ def test_senseless_settings_are_refused(changes: dict[str, float]) -> None:
 
 def test_assignment_prefers_the_best_whole_to_the_best_pair() -> None:
     overlap = np.array([[0.9, 0.8], [0.85, 0.0]])
-    both = np.arange(2)
+    both = np.ones(2, bool)
     rows, columns = assign(overlap, both, both, 0.2)
     assert dict(zip(rows.tolist(), columns.tolist(), strict=True)) == {0: 1, 1: 0}
 
@@ -185,7 +185,7 @@ def test_assignment_prefers_the_best_whole_to_the_best_pair() -> None:
 )
 def test_assignment_is_one_to_one_and_respects_the_bound(values, min_iou) -> None:
     overlap = np.array(values).reshape(3, 4)
-    rows, columns = assign(overlap, np.arange(3), np.arange(4), min_iou)
+    rows, columns = assign(overlap, np.ones(3, bool), np.ones(4, bool), min_iou)
     assert len(set(rows.tolist())) == len(rows)
     assert len(set(columns.tolist())) == len(columns)
     assert (overlap[rows, columns] >= min_iou).all()
