@@ -71,7 +71,7 @@ def parse_address(text: str, *, allow_http: bool = False) -> Address:
     if match is None:
         if text == "-":
             raise InvalidInput("'-' is not a recording", "give the path of a file")
-        path = Path(text).expanduser().absolute()
+        path = Path(text).absolute()
         return Address(str(path), redact(str(path)), is_recording=True)
     scheme = match.group(1).lower()
     allowed = LIVE_SCHEMES | (HTTP_SCHEMES if allow_http else frozenset())
