@@ -67,6 +67,7 @@ class State:
     delays_s: dict[str, float] = field(default_factory=dict)
     clock_skew_s: float = 0.0
     breaks: int = 0
+    break_error: CamError | None = None
 
 
 class _Gate(grpc.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs only
@@ -176,6 +177,8 @@ class _Api(api_pb2_grpc.CloudApiServicer):
             for record in news:
                 if record.cursor > request.after_cursor and _matches(request.filter, record):
                     yield record
+        if self._state.break_error is not None:
+            _abort(context, self._state.break_error)
         context.abort(grpc.StatusCode.UNAVAILABLE, "stream broken by the test")
 
     def GetEvent(self, request: api_pb2.GetEventRequest, context: Any) -> api_pb2.EventRecord:
@@ -410,9 +413,10 @@ class FakeCloud:
         """Goes away as a killed process does: connections break."""
         self._server.stop(None).wait()
 
-    def break_streams(self) -> None:
-        """Every open stream ends with UNAVAILABLE; the next may be opened at once."""
+    def break_streams(self, error: CamError | None = None) -> None:
+        """Every open stream ends, with UNAVAILABLE or ``error``; the next may be opened at once."""
         with self.state.changed:
+            self.state.break_error = error
             self.state.breaks += 1
             self.state.changed.notify_all()
 

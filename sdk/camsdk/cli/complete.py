@@ -26,6 +26,7 @@ def _complete(names: Callable[["Client"], Iterable[str]]) -> Callable[..., list[
             given.get("token_file"),
             given.get("ca"),
             given.get("profile") or "",
+            given.get("data"),
         )
         try:
             with target.connect(TIMEOUT_S) as client:

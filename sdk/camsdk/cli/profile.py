@@ -64,6 +64,16 @@ ProfileOption = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        envvar="CAMCTL_DATA",
+        metavar="DIR",
+        help="Data folder of an embedded cloud on this machine, instead of a profile.",
+        rich_help_panel=PANEL,
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON on standard output, for programs.")
 ]
@@ -77,6 +87,7 @@ class Target:
     token_file: Path | None = None
     ca: Path | None = None
     profile: str = ""
+    data: Path | None = None
 
     def is_unset(self) -> bool:
         """Whether nothing was said: the default cloud is meant."""
@@ -88,10 +99,13 @@ class Target:
         Raises:
             CamError: The config file is not valid or has no such profile.
         """
-        from camsdk.client.profiles import EMBEDDED, find_profile
+        from camsdk.client.profiles import EMBEDDED, embedded_profile, find_profile
 
         config = os.environ.get("CAMCTL_CONFIG", "")
-        profile = find_profile(self.profile, Path(config) if config else None)
+        if self.data is not None:
+            profile = embedded_profile(self.data)
+        else:
+            profile = find_profile(self.profile, Path(config) if config else None)
         ca_file = self.ca or profile.ca_file
         if self.server and ca_file and profile.name == EMBEDDED and not ca_file.exists():
             # Another cloud than the one of this machine, which has never run here.
@@ -163,6 +177,7 @@ def _shared(
     token_file: TokenFileOption = None,
     ca: CaOption = None,
     profile: ProfileOption = "",
+    data: DataOption = None,
     is_json: JsonOption = False,
 ) -> None:
     """Carries the signature of the options that every cloud command has."""
@@ -188,17 +203,18 @@ def cloud_command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Wor
             token_file: Path | None,
             ca: Path | None,
             profile: str,
+            data: Path | None,
             is_json: bool,
             **arguments: Any,
         ) -> None:
-            with Cloud(Target(server, token_file, ca, profile), is_json=is_json) as cloud:
+            with Cloud(Target(server, token_file, ca, profile, data), is_json=is_json) as cloud:
                 work(cloud, **arguments)
 
         keyword_only = [
             parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in [*own, *shared]
         ]
-        # typer reads the signature to learn the options.
-        run.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+        signature = inspect.Signature(keyword_only)
+        run.__signature__ = signature  # type: ignore[attr-defined] # typer reads the options here
         app.command(name, **settings)(run)
         return work
 

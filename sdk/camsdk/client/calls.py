@@ -318,8 +318,7 @@ def create_rollout(model: str, fleet: str, options: DeployOptions) -> Call[Rollo
         needs_approval=options.needs_approval,
         is_rollback=options.is_rollback,
     )
-    # Protobuf's stubs want the generated enum type; the wire has the number.
-    request.strategy = messages.enum_to_number(Strategy(options.strategy))  # type: ignore[assignment]
+    request.strategy = messages.enum_to_number(Strategy(options.strategy))
     return Call("CreateRollout", request, messages.rollout_status, is_idempotent=False)
 
 
@@ -341,8 +340,7 @@ def list_rollouts(fleet: str) -> Call[tuple[RolloutStatus, ...]]:
 def control_rollout(rollout_id: str, action: RolloutAction) -> Call[RolloutStatus]:
     """Steers a rollout; whoever repeats ``resume`` may undo another's ``pause``."""
     request = api_pb2.ControlRolloutRequest(rollout_id=rollout_id)
-    # As above.
-    request.action = messages.enum_to_number(action)  # type: ignore[assignment]
+    request.action = messages.enum_to_number(action)
     return Call("ControlRollout", request, messages.rollout_status, is_idempotent=False)
 
 

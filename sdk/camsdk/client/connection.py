@@ -144,7 +144,7 @@ class Connection(_Settings):
             if left_s is not None and left_s <= 0:
                 return
             failure: CamError | None = None
-            call = method(state.request(), timeout=left_s)
+            call = method(state.open_request(), timeout=left_s)
             stop.follow(call)
             try:
                 for message in call:
@@ -212,7 +212,7 @@ class AsyncConnection(_Settings):
             if left_s is not None and left_s <= 0:
                 return
             failure: CamError | None = None
-            call = method(state.request(), timeout=left_s)
+            call = method(state.open_request(), timeout=left_s)
             try:
                 async for message in call:
                     value = state.take(message)

@@ -21,7 +21,7 @@ from camsdk.client.calls import Call, EventFilter, list_events
 from camsdk.client.failures import RetryPolicy
 from camsdk.client.results import EventPage, EventRecord
 from camsdk.client.rollouts import RolloutStatus
-from camsdk.errors import CamError, Unavailable
+from camsdk.errors import CamError, ResourceExhausted, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,12 @@ class Resumable(Generic[T]):
     def __init__(self, retry: RetryPolicy) -> None:
         self._retry = retry
         self._failures = 0
+        self._has_progressed = False
+
+    def open_request(self) -> Message:
+        """As :meth:`request`, for a connection that is opened now."""
+        self._has_progressed = False
+        return self.request()
 
     def request(self) -> Message:
         """What to ask for on a new connection."""
@@ -54,6 +60,7 @@ class Resumable(Generic[T]):
     def take(self, message: Any) -> T | None:
         """As :meth:`read`; the connection works, so the next pause starts small again."""
         self._failures = 0
+        self._has_progressed = True
         return self.read(message)
 
     def pause_s(self, error: CamError | None) -> float:
@@ -65,7 +72,7 @@ class Resumable(Generic[T]):
         Raises:
             CamError: ``error``, if another connection would end the same way.
         """
-        if error is not None and not isinstance(error, Unavailable):
+        if error is not None and not self._may_go_on(error):
             raise error
         self._failures += 1
         pause_s = self._retry.pause_s(self._failures)
@@ -76,6 +83,13 @@ class Resumable(Generic[T]):
             pause_s,
         )
         return pause_s
+
+    def _may_go_on(self, error: CamError) -> bool:
+        # The cloud ends a stream whose reader is slow, instead of buffering without bound. What it
+        # could not send is stored, so the reader goes on from there. A cloud that has no room for
+        # another stream says the same before the first message: that is for the caller to know.
+        is_slow = isinstance(error, ResourceExhausted) and self._has_progressed
+        return is_slow or isinstance(error, Unavailable)
 
 
 class Tail(Resumable[EventRecord]):

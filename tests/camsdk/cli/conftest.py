@@ -40,7 +40,7 @@ def camctl(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Camctl:
     """Runs ``camctl`` with a home of its own: no profile, no embedded cloud, no CAMCTL_* set."""
-    for name in ("SERVER", "TOKEN", "TOKEN_FILE", "CA", "PROFILE"):
+    for name in ("SERVER", "TOKEN", "TOKEN_FILE", "CA", "PROFILE", "DATA"):
         monkeypatch.delenv(f"CAMCTL_{name}", raising=False)
     monkeypatch.setenv("CAMCTL_CONFIG", str(tmp_path / "config.toml"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))

@@ -83,6 +83,9 @@ def test_the_embedded_cloud_is_found_by_its_folder(
     (folder / "pki" / "ca.pem").write_bytes(cloud.tls.ca_pem)
     (folder / "ready.json").write_text(f'{{"api": "127.0.0.1:{cloud.port}"}}')
     assert camctl("status", "--json").json["status"]["version"] == "fake"
+    elsewhere = folder.rename(tmp_path / "elsewhere")
+    assert camctl("status").code == 1
+    assert camctl("status", "--data", elsewhere).code == 0
 
 
 def _complete(camctl: Camctl, monkeypatch: pytest.MonkeyPatch, words: str) -> set[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from camproto.v1 import api_pb2
 from camsdk.client import Client, ExecutionState, RolloutState, RolloutStatus
-from camsdk.errors import DeadlineExceeded, NotFound, Unauthenticated
+from camsdk.errors import DeadlineExceeded, NotFound, ResourceExhausted, Unauthenticated
 from support.fake_api import FakeCloud
 
 
@@ -115,6 +115,19 @@ def test_a_refusal_shows_at_once_and_is_not_retried(cloud: FakeCloud, client: Cl
     with pytest.raises(Unauthenticated, match="expired"):
         next(stream)
     assert cloud.state.calls["TailEvents"] == 1
+
+
+def test_a_slow_reader_goes_on_where_it_was(cloud: FakeCloud, client: Client) -> None:
+    stream = client.events()
+    cloud.add_event()
+    assert next(stream).cursor == 10
+    cloud.break_streams(ResourceExhausted("reads too slowly"))
+    cloud.add_event()
+    assert next(stream).cursor == 20
+    cloud.fail("TailEvents", ResourceExhausted("too many streams"))
+    cloud.break_streams()
+    with pytest.raises(ResourceExhausted, match="too many"):
+        next(stream)
 
 
 @pytest.fixture
