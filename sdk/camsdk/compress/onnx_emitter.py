@@ -97,7 +97,7 @@ class Emitter:
         outputs: int = 1,
         **attributes: Any,
     ) -> tuple[str, ...]:
-        """Emit one node; its outputs are called ``name``, ``name:1``, ... or a free name like it."""
+        """Emit one node; its outputs are called ``name``, ``name:1``, ... or free names."""
         name = self._free(name)
         names = tuple(f"{name}:{i}" if i else name for i in range(outputs))
         self._nodes[name] = helper.make_node(op, list(inputs), list(names), name=name, **attributes)
@@ -136,6 +136,10 @@ class Emitter:
             return value.name
         swap = [value.perm[axis] for axis in axes]
         return self.node("Transpose", [value.name], f"{name}/transpose", perm=swap)[0]
+
+    def held(self, value: Value, name: str) -> str:
+        """The ONNX tensor of ``value`` in whatever layout it is."""
+        return self.arranged(value, value.perm, name)
 
     def plain(self, value: Value, name: str) -> str:
         """The ONNX tensor of ``value`` as TensorFlow means it."""

@@ -183,9 +183,7 @@ def _fused_conv(node: TfNode, inputs: Sequence[Value], context: Context) -> tupl
 
 def _activation(op: str, node: TfNode, value: Value, context: Context, name: str) -> Value:
     emitter = context.emitter
-    source = value.name
-    if value.constant is not None:
-        source = emitter.plain(value, name)
+    source = emitter.held(value, name)
     if op == "LeakyRelu":
         alpha = node.number("leakyrelu_alpha" if "fused_ops" in node.attributes else "alpha", 0.2)
         (result,) = emitter.node("LeakyRelu", [source], name, alpha=alpha)
@@ -210,7 +208,9 @@ _ACTIVATIONS: Final = ("Relu", "Relu6", "LeakyRelu", "Sigmoid", "Tanh", "Elu")
 def _softmax(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
     (value,) = inputs
     axis = value.perm[len(value.shape) - 1]
-    (name,) = context.emitter.node("Softmax", [value.name], node.name, axis=axis)
+    (name,) = context.emitter.node(
+        "Softmax", [context.emitter.held(value, node.name)], node.name, axis=axis
+    )
     return (Value(name, value.perm, value.shape),)
 
 
@@ -317,7 +317,7 @@ def _pad(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value
     emitter = context.emitter
     amounts = emitter.initializer(f"{node.name}/pads", physical.T.reshape(-1))
     filler = emitter.initializer(f"{node.name}/fill", np.asarray(fill, np.float32).reshape(()))
-    (name,) = emitter.node("Pad", [value.name, amounts, filler], node.name)
+    (name,) = emitter.node("Pad", [emitter.held(value, node.name), amounts, filler], node.name)
     shape = tuple(
         int(n + before + after) for n, (before, after) in zip(value.shape, rows, strict=True)
     )
@@ -357,7 +357,11 @@ def _split(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Val
     emitter = context.emitter
     lengths = emitter.initializer(f"{node.name}/sizes", np.asarray(sizes, np.int64))
     names = emitter.node(
-        "Split", [value.name, lengths], node.name, outputs=len(sizes), axis=value.perm[axis]
+        "Split",
+        [emitter.held(value, node.name), lengths],
+        node.name,
+        outputs=len(sizes),
+        axis=value.perm[axis],
     )
     shapes = [(*value.shape[:axis], size, *value.shape[axis + 1 :]) for size in sizes]
     return tuple(Value(n, value.perm, s) for n, s in zip(names, shapes, strict=True))

@@ -175,6 +175,17 @@ def test_a_sum_that_others_use_too_is_not_folded_away(tmp_path: Path) -> None:
     check(file, tmp_path, (1, 8, 10, 6))
 
 
+@pytest.mark.parametrize("op", ["Relu", "Softmax", "Pad"])
+def test_operators_take_constants_too(op: str, tmp_path: Path) -> None:
+    file = GraphFile()
+    file.placeholder("x", 1, 8, 10, 6)
+    rows = [file.constant("p", [[0, 0]] * 4)] if op == "Pad" else []
+    file.node("k", op, file.constant("c", random(1, 8, 10, 6)), *rows)
+    file.node("s", "Split", file.constant("a", 3), "k", num_split={"i": "1"})
+    file.node("y", "Mul", "x", "s")
+    check(file, tmp_path, (1, 8, 10, 6))
+
+
 def test_a_layer_may_be_called_like_a_part_of_another(tmp_path: Path) -> None:
     file = GraphFile()
     file.placeholder("x", 1, 8, 10, 6)
