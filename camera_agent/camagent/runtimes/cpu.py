@@ -233,10 +233,11 @@ class CpuRuntime:
         return reply
 
     def _drop_child(self) -> None:
-        if self._child is not None:
-            self._child.kill()
-            self._past_cpu_s += self._child.cpu_s
-            self._child = None
+        # Gone, then counted: another thread may miss its cost for a moment, never see it twice.
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            self._past_cpu_s += child.cpu_s
 
     def _write_input(self, tensor: Tensor) -> bytes:
         expected = self._input_shape

@@ -6,10 +6,23 @@ from collections.abc import Mapping
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as binding
 
 from camsdk.errors import RuntimeFailure
 
 Array = NDArray[np.generic]
+
+_FAILURES: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ValueError,
+    # Its own errors have no base of their own below Exception.
+    *(
+        cls
+        for cls in vars(binding).values()
+        if isinstance(cls, type) and issubclass(cls, Exception)
+    ),
+)
+"""What onnxruntime raises."""
 
 
 class Session:
@@ -31,7 +44,7 @@ class Session:
             self._session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"]
             )
-        except (RuntimeError, ValueError) as error:  # what its binding raises
+        except _FAILURES as error:
             raise RuntimeFailure(f"the model cannot be loaded: {error}") from error
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._input = self._session.get_inputs()[0].name
@@ -44,6 +57,6 @@ class Session:
         """
         try:
             values = self._session.run(self._outputs, {self._input: tensor})
-        except (RuntimeError, ValueError) as error:
+        except _FAILURES as error:
             raise RuntimeFailure(f"the model cannot be run: {error}") from error
         return dict(zip(self._outputs, values, strict=True))
