@@ -24,6 +24,7 @@ from camsdk.vision.results import DEATH, FrameResult
 from camsdk.vision.rules import parse_rules
 from support.clips import encode, scene, write_video
 from support.fake_runtime import BlockRuntime, block_detector
+from support.frame_results import Recorder, assert_same_results
 from support.rtsp_server import RtspServer
 
 WIDTH, HEIGHT = 384, 288
@@ -37,16 +38,6 @@ cameras:
       - {name: door, from: [0.5, 0.0], to: [0.5, 1.0], in: left}
 """
 )
-
-
-@dataclass
-class Recorder:
-    """A sink that keeps everything."""
-
-    results: list[FrameResult] = field(default_factory=list)
-
-    def put(self, result: FrameResult) -> None:
-        self.results.append(result)
 
 
 class Script(Feed):
@@ -361,19 +352,3 @@ def wait_for(condition: Callable[[], bool]) -> None:
             return
         threading.Event().wait(0.01)
     raise AssertionError("waited in vain")
-
-
-def assert_same_results(first: list[FrameResult], second: list[FrameResult]) -> None:
-    """Bit for bit."""
-    assert len(first) == len(second)
-    for one, other in zip(first, second, strict=True):
-        plain = ("frame_index", "timestamp_s", "width", "height", "is_detected", "model_digest")
-        assert [getattr(one, n) for n in plain] == [getattr(other, n) for n in plain]
-        assert one.events == other.events
-        for name in ("track_id", "xyxy", "scores", "class_ids", "ended"):
-            a, b = getattr(one.tracks, name), getattr(other.tracks, name)
-            assert a.dtype == b.dtype
-            assert a.tobytes() == b.tobytes()
-        for name in ("track_id", "codes", "reasons"):
-            a, b = getattr(one.embeddings, name), getattr(other.embeddings, name)
-            assert a.tobytes() == b.tobytes()

@@ -1,5 +1,7 @@
 """Frame results made to order."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from camsdk.vision.results import LINE_CROSSED, Embeddings, Event, FrameResult, Tracks
@@ -37,3 +39,30 @@ def frame_result(
         is_detected=True,
         model_digest=digest,
     )
+
+
+@dataclass
+class Recorder:
+    """A sink that keeps everything."""
+
+    results: list[FrameResult] = field(default_factory=list)
+
+    def put(self, result: FrameResult) -> None:
+        """Take the next result."""
+        self.results.append(result)
+
+
+def assert_same_results(first: list[FrameResult], second: list[FrameResult]) -> None:
+    """Bit for bit."""
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        plain = ("frame_index", "timestamp_s", "width", "height", "is_detected", "model_digest")
+        assert [getattr(one, n) for n in plain] == [getattr(other, n) for n in plain]
+        assert one.events == other.events
+        for name in ("track_id", "xyxy", "scores", "class_ids", "ended"):
+            a, b = getattr(one.tracks, name), getattr(other.tracks, name)
+            assert a.dtype == b.dtype
+            assert a.tobytes() == b.tobytes()
+        for name in ("track_id", "codes", "reasons"):
+            a, b = getattr(one.embeddings, name), getattr(other.embeddings, name)
+            assert a.tobytes() == b.tobytes()
