@@ -15,10 +15,11 @@
             polygon: [[0.0, 0.45], [0.5, 0.6], [0.5, 1.0], [0.0, 1.0]]
             dwell_s: 2.0            # how long a foot must stay inside (default 0)
             classes: [person]
-            crops: true             # a still may leave the camera (default false)
+            crops: true             # a still of it may leave the camera (default false)
 
 Shares, not pixels: the same rules hold for a camera's main stream and its substream. A camera
-takes its own entry or the one under ``*``, never a mixture.
+takes its own entry or the one under ``*``, never a mixture. ``crops`` is a permission, the only one
+under which a picture may leave; an agent that cuts no stills ignores it.
 """
 
 import hashlib
