@@ -63,7 +63,7 @@ class CamctlProcess:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            self._process.wait()
+            self.stop()
             raise Unavailable(f"the {self.name} ended at its start: {self.log_tail()}")
         ready: Mapping[str, Any] = json.loads(line)
         return ready
