@@ -4,7 +4,7 @@
 
 The package needs the full opencv-python, which clashes with the headless one that the agent uses,
 so it gets an environment of its own: the first run makes one in the user's cache folder and
-installs pinned versions into it (about 400 MB on disk, at most ten minutes); later runs reuse it.
+installs pinned versions into it (about 660 MB on disk, at most ten minutes); later runs reuse it.
 Nothing else is installed or changed.
 
 Both trackers get the same detections and thresholds. Printed for each scene: ``links``, the share
