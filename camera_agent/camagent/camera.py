@@ -130,7 +130,7 @@ class CameraWorker:
 
     def run(self, stop: threading.Event) -> None:
         """Reads the camera until its recording has ended or ``stop``; comes back from failures."""
-        backoff = Backoff(first_s=0.5, cap_s=10.0)
+        backoff = Backoff(first_s=0.25, cap_s=10.0)
         failures = 0
         while not (stop.is_set() or self.is_finished or self.failure):
             try:

@@ -54,12 +54,22 @@ _RENEWAL_RETRY_S: Final = 60.0
 
 
 class Backoff:
-    """Pauses between attempts: doubling from ``first_s`` to ``cap_s``, with jitter."""
+    """Pauses between attempts: doubling from ``first_s`` to ``cap_s``, with jitter.
+
+    It also knows whether a failure is news: an outage of a night is one line in the log.
+    """
 
     def __init__(self, first_s: float = 0.1, cap_s: float = 3.0) -> None:
         self._first_s = first_s
         self._cap_s = cap_s
         self._pause_s = first_s
+        self._last: type[CamError] | None = None
+
+    def is_news(self, error: CamError) -> bool:
+        """Whether the attempts have not failed in this way since the last success."""
+        is_news = type(error) is not self._last
+        self._last = type(error)
+        return is_news
 
     def next_s(self) -> float:
         """The next pause, seconds."""
@@ -70,6 +80,7 @@ class Backoff:
     def reset(self) -> None:
         """After a success."""
         self._pause_s = self._first_s
+        self._last = None
 
 
 def cam_error(error: grpc.RpcError, identity: Identity | None, now_s: float) -> CamError:

@@ -145,7 +145,8 @@ class Shadow:
             try:
                 self._run_stream(backoff)
             except CamError as error:
-                _log.warning("the cloud is not in reach: %s", error)
+                level = logging.WARNING if backoff.is_news(error) else logging.DEBUG
+                _log.log(level, "the cloud is not in reach: %s", error)
                 with self._changed:
                     self._changed.wait_for(lambda: self._is_stopping, backoff.next_s())
 

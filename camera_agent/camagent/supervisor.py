@@ -30,7 +30,8 @@ from camsdk.errors import InternalError, SourceError
 
 _log = logging.getLogger(__name__)
 
-_WATCH_S: Final = 0.5
+_WATCH_S: Final = 0.2
+_STATUS_S: Final = 1.0
 _BATCH_POLL_S: Final = 0.05
 _JOIN_S: Final = 10.0  # the longest inference, a farewell to the cloud, a read timeout
 
@@ -50,6 +51,7 @@ class Agent:
     def __init__(self, config: AgentConfig, start_runtime: Callable[[bytes], Runtime]) -> None:
         self._config = config
         self._startup_cpu_s = time.process_time()
+        self._status_due_s = float("-inf")
         self._stop = threading.Event()
         self._broken = ""
         self._is_revoked = False
@@ -162,7 +164,8 @@ class Agent:
         if self._link.renew_if_due():
             self._uploader.wake()
             self._shadow.poke()
-        if self._config.status_file is not None:
+        if self._config.status_file is not None and time.monotonic() >= self._status_due_s:
+            self._status_due_s = time.monotonic() + _STATUS_S
             self._write_status()
 
     def _write_status(self) -> AgentStatus:

@@ -150,7 +150,8 @@ class Uploader:
             try:
                 self._run_stream(backoff)
             except CamError as error:
-                _log.warning("upload waits: %s", error)
+                level = logging.WARNING if backoff.is_news(error) else logging.DEBUG
+                _log.log(level, "upload waits: %s", error)
                 with self._changed:
                     self._changed.wait_for(lambda: self._is_stopping, backoff.next_s())
 

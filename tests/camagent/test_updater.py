@@ -1,6 +1,5 @@
 """From an order to an artifact that has earned its place, or back: over faults and restarts."""
 
-import io
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +14,12 @@ from camagent.link import CloudLink
 from camagent.shadow import Desired
 from camagent.slots import Slots
 from camagent.updater import Updater
-from camsdk.artifact.bundle import list_members, pack
 from camsdk.artifact.keys import generate_sealing_key, public_bytes
-from camsdk.artifact.manifest import CanarySpec
 from camsdk.errors import RuntimeFailure
 from camsdk.vision.frames import Frame
+from support.block_artifacts import make_artifact, start_block_runtime
 from support.fake_cloud import FakeCloud
-from support.fake_runtime import SIDE, BlockRuntime, manifest
+from support.fake_runtime import SIDE, BlockRuntime
 from support.waiting import wait_until
 
 SETTINGS = UpdateSettings(trial_frames=3, trial_max_s=5.0, canary_deadline_s=2.0)
@@ -33,34 +31,6 @@ def frame(index: int = 0) -> Frame:
     luma[20:60, 30:90] = 230
     chroma = np.full((SIDE // 2, SIDE // 2), 128, np.uint8)
     return Frame(index, 1000.0 + index / 10, luma, chroma, chroma)
-
-
-def canary(offset: float = 0.0) -> bytes:
-    """Reference inputs, and what ``BlockRuntime`` gives for them, ``offset`` away."""
-    images = np.zeros((2, SIDE, SIDE, 3), np.uint8)
-    images[0, 10:30, 40:70] = 255
-    images[1, 60:90, 5:25] = 255
-    outputs = [BlockRuntime().infer(image[None]) for image in images]
-    arrays = {f"output/{name}": np.concatenate([o[name] for o in outputs]) for name in outputs[0]}
-    file = io.BytesIO()
-    np.savez(file, input=images, **{name: array + offset for name, array in arrays.items()})
-    return file.getvalue()
-
-
-def make_artifact(
-    key: Ed25519PrivateKey, version: int, *, model: bytes = b"fine", offset: float = 0.0, **changes
-) -> bytes:
-    """A signed bundle whose model is a word that ``Device`` understands, made 20 kB long."""
-    members = {"canary.npz": canary(offset), "model.onnx": model + b" " * 20_000}
-    made = manifest().model_copy(
-        update={
-            "version": version,
-            "members": list_members(members),
-            "canary": CanarySpec(path="canary.npz", max_abs_error=1e-3),
-        }
-        | changes
-    )
-    return pack(made, members, key)
 
 
 class Device:
@@ -78,10 +48,7 @@ class Device:
         self._thread.start()
 
     def _start_runtime(self, model: bytes) -> BlockRuntime:
-        word = model.strip()
-        if word == b"refused":
-            raise RuntimeFailure("the model uses an operator that is not allowed")
-        runtime = BlockRuntime(delay_s=0.05 if word == b"slow" else 0.0)
+        runtime = start_block_runtime(model)
         self.runtimes.append(runtime)
         return runtime
 
