@@ -16,6 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from camsdk.errors import UnsupportedModel
+
 Array = NDArray[np.generic]
 Perm = tuple[int, ...]
 
@@ -158,8 +160,7 @@ class Emitter:
             tensor = self.plain(value, f"{name}/result")
             is_taken = tensor in rename or tensor not in self._nodes
             if is_taken:  # an input, a constant, a second output of a node, or named before
-                self.node("Identity", [tensor], f"{name}/output")
-                tensor = f"{name}/output"
+                (tensor,) = self.node("Identity", [tensor], f"{name}/output")
             rename[tensor] = name
             infos.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape))
         nodes = self._needed(set(rename))
@@ -169,19 +170,8 @@ class Emitter:
             node.input[:] = [rename.get(tensor, tensor) for tensor in node.input]
             node.output[:] = [rename.get(tensor, tensor) for tensor in node.output]
         used = {tensor for node in nodes for tensor in node.input}
-        graph = helper.make_graph(
-            nodes,
-            "imported",
-            self._inputs,
-            infos,
-            [value for name, value in self._initializers.items() if name in used],
-        )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name=producer
-        )
-        model.ir_version = IR_VERSION
-        onnx.checker.check_model(model, full_check=True)
-        return model
+        stored = [value for name, value in self._initializers.items() if name in used]
+        return _checked(helper.make_graph(nodes, "imported", self._inputs, infos, stored), producer)
 
     def _needed(self, tensors: set[str]) -> list[onnx.NodeProto]:
         wanted = set(tensors)
@@ -191,3 +181,16 @@ class Emitter:
                 kept.append(node)
                 wanted.update(node.input)
         return kept[::-1]
+
+
+def _checked(graph: onnx.GraphProto, producer: str) -> onnx.ModelProto:
+    """A model of the graph, if ONNX's own checker has nothing against it."""
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name=producer
+    )
+    model.ir_version = IR_VERSION
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise UnsupportedModel(f"the imported graph is not valid ONNX: {error}") from error
+    return model

@@ -17,6 +17,8 @@ from camsdk.compress.tfjs_reader import TfGraph, TfNode, node_of, output_index, 
 from camsdk.errors import InvalidInput, UnsupportedModel
 
 PRODUCER: Final = "camsdk.compress.tfjs"
+MAX_LENGTH: Final = 1 << 20
+"""Of one dimension of an input."""
 
 
 def import_graph_model(
@@ -139,8 +141,8 @@ def _pick(values: Mapping[str, tuple[Value, ...]], tensor: str) -> Value:
 
 def _input_shape(node: TfNode, input_shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     shape = input_shapes.get(node.name) or node.shape("shape")
-    if not shape or min(shape) < 1:
+    if not shape or not all(1 <= length <= MAX_LENGTH for length in shape):
         raise InvalidInput(
-            f"input {node.name!r} has the free shape {shape}", "give input_shapes for it"
+            f"input {node.name!r} has the free or endless shape {shape}", "give input_shapes for it"
         )
     return shape

@@ -334,6 +334,9 @@ def _concat(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Va
         context.emitter.arranged(value, perm, f"{node.name}/{i}") for i, value in enumerate(values)
     ]
     (name,) = context.emitter.node("Concat", names, node.name, axis=perm[axis])
+    others = {value.shape[:axis] + value.shape[axis + 1 :] for value in values}
+    if len(others) > 1:
+        raise ValueError("they differ beside the axis")
     shape = list(values[0].shape)
     shape[axis] = sum(value.shape[axis] for value in values)
     return (Value(name, perm, tuple(shape)),)
@@ -416,8 +419,7 @@ def _sparse_to_dense(node: TfNode, inputs: Sequence[Value], context: Context) ->
     """Only of constants: converters leave it in the arithmetic of shapes."""
     indices, shape, values, default = (_known(value, node, "an input") for value in inputs)
     dense = np.full(tuple(int(n) for n in shape.reshape(-1)), default, values.dtype)
-    places = indices.reshape(len(indices), -1) if indices.size else np.zeros((0, dense.ndim), int)
-    dense[tuple(places.T)] = values
+    dense[tuple(indices.reshape(-1, dense.ndim).T)] = values
     return (constant(dense),)
 
 

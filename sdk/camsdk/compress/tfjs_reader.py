@@ -71,14 +71,11 @@ class TfNode:
 
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of strings."""
-        values = (self._typed(key, "list") or {}).get("s", [])
-        return tuple(self._decoded(key, value) for value in values)
+        return tuple(self._decoded(key, value) for value in self._listed(key, "s"))
 
     def ints(self, key: str) -> tuple[int, ...]:
         """A list of integers; empty when absent."""
-        return tuple(
-            self._int(key, value) for value in (self._typed(key, "list") or {}).get("i", [])
-        )
+        return tuple(self._int(key, value) for value in self._listed(key, "i"))
 
     def integer(self, key: str, default: int) -> int:
         """One integer."""
@@ -102,9 +99,18 @@ class TfNode:
     def shape(self, key: str) -> tuple[int, ...] | None:
         """A tensor's shape with -1 for a free dimension, or None when the rank is free."""
         value = self._typed(key, "shape")
-        if value is None or "dim" not in value:
+        rows = value.get("dim", ()) if isinstance(value, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             return None
-        return tuple(self._int(key, dim.get("size", -1)) for dim in value["dim"])
+        return tuple(self._int(key, row.get("size", -1)) for row in rows)
+
+    def _listed(self, key: str, kind: str) -> list[Any]:
+        """Items of a list attribute; protobuf's JSON leaves out what is empty."""
+        value = self._typed(key, "list")
+        items = value.get(kind, []) if isinstance(value, dict) else []
+        if not isinstance(items, list):
+            raise DataCorrupted(f"attribute {key!r} of layer {self.name!r} is no list")
+        return items
 
     def _int(self, key: str, value: object) -> int:
         try:
@@ -202,7 +208,10 @@ def _read_nodes(rows: list[dict[str, Any]]) -> dict[str, TfNode]:
     nodes: dict[str, TfNode] = {}
     for row in rows:
         inputs = tuple(str(name) for name in row.get("input", ()) if not str(name).startswith("^"))
-        node = TfNode(str(row["name"]), str(row["op"]), inputs, row.get("attr") or {})
+        attributes = row.get("attr") or {}
+        node = TfNode(str(row["name"]), str(row["op"]), inputs, attributes)
+        if not node.name or not isinstance(attributes, dict):
+            raise DataCorrupted(f"layer {node.name!r} has no name or no valid attributes")
         if node.name in nodes:
             raise DataCorrupted(f"two layers are called {node.name!r}")
         nodes[node.name] = node
@@ -263,7 +272,7 @@ def _read_constants(
 
 
 def _read_shard(name: str, json_path: Path, shards: Mapping[str, Path]) -> bytes:
-    if Path(name).name != name:
+    if not name or Path(name).name != name:
         raise DataCorrupted(f"weight file {name!r} is not a plain file name")
     path = shards.get(name, json_path.with_name(name))
     try:

@@ -1,5 +1,6 @@
 """Imported graphs compute what TensorFlow computes, and what cannot be imported is named."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from camsdk.compress.sessions import Session
 from camsdk.compress.tfjs import convert_graph, import_graph_model
 from camsdk.compress.tfjs_operators import OPERATORS
 from camsdk.compress.tfjs_reader import read_graph
-from camsdk.errors import DataCorrupted, InvalidInput, NotFound, UnsupportedModel
+from camsdk.errors import CamError, DataCorrupted, InvalidInput, NotFound, UnsupportedModel
 from support.tensorflow import Array, GraphFile, evaluate, ints, text, texts
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "nanodet_tfjs.json"
@@ -277,7 +278,7 @@ class TestErrors:
         path = file.write(tmp_path)
         with pytest.raises(InvalidInput, match="which the graph does not have"):
             import_graph_model(path, outputs={"a": "z:0"})
-        with pytest.raises(InvalidInput, match="free shape"):
+        with pytest.raises(InvalidInput, match="free or endless shape"):
             import_graph_model(path, input_shapes={"x": (1, -1, 8, 3)})
 
     def test_files_that_are_not_there(self, file: GraphFile, tmp_path: Path) -> None:
@@ -362,6 +363,45 @@ class TestErrors:
         path.write_text(json.dumps(document))
         with pytest.raises(error, match=words):
             import_graph_model(path)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of everything inside a JSON value."""
+    keys = value.keys() if isinstance(value, dict) else range(len(value))
+    found = [(*path, key) for key in keys]
+    inner = [(value[key], (*path, key)) for key in keys]
+    return found + [
+        place
+        for child, at in inner
+        if isinstance(child, dict | list)
+        for place in places(child, at)
+    ]
+
+
+STRANGE = [None, 0, -1, 2**70, 1.5, True, "", "x", "-5", [], {}, [1, 2], {"i": "3"}, {"list": 1}]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    case=st.sampled_from(sorted(CASES)), at=st.integers(0, 10_000), value=st.sampled_from(STRANGE)
+)
+def test_any_strange_value_is_an_error_of_ours_or_harmless(
+    case: str, at: int, value: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = GraphFile()
+    file.placeholder("x", 1, 8, 10, 6)
+    CASES[case](file)
+    path = file.write(tmp_path_factory.mktemp("strange"))
+    document = file.document()
+    paths = places(document)
+    *parents, last = paths[at % len(paths)]
+    target: Any = document
+    for key in parents:
+        target = target[key]
+    target[last] = value
+    path.write_text(json.dumps(document))
+    with contextlib.suppress(CamError):
+        onnx.checker.check_model(import_graph_model(path))
 
 
 def test_narrowed_weights_are_widened(tmp_path: Path) -> None:
