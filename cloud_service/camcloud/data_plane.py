@@ -5,7 +5,6 @@ The gateway publishes into ``bus``; the worker stores; the API reads ``database`
 """
 
 import asyncio
-import contextlib
 import logging
 from dataclasses import dataclass
 
@@ -84,11 +83,20 @@ class DataPlane:
         """Ends the analysis, saves the index and closes the bus; what waits there stays durable."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+            await asyncio.wait({self._task})
         await asyncio.to_thread(self.vectors.save)
         await self.bus.stop()
+
+    async def failure(self) -> None:
+        """Returns never, unless the analysis or the bus stops working: then its error is raised."""
+        assert self._task is not None, "the data plane is started"
+        bus = asyncio.create_task(self.bus.failure())
+        try:
+            done, _ = await asyncio.wait({self._task, bus}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            bus.cancel()
 
     async def drained(self, poll_s: float = 0.01) -> None:
         """Waits until everything that the bus has taken is analysed."""

@@ -182,7 +182,7 @@ async def serving(settings: ServeSettings) -> AsyncIterator[Cloud]:
         stack.push_async_callback(data.stop)
         await control.rollouts.start()
         background = await stack.enter_async_context(
-            _running(control.rollouts.drive(), control.guard.watch())
+            _running(control.rollouts.drive(), control.guard.watch(), data.failure())
         )
         endpoints = await _listen(settings, address, workspace, control, data, stack)
         cloud = Cloud(workspace, endpoints, control, data, background)

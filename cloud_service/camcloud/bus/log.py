@@ -175,8 +175,7 @@ class LogBus:
         if self._writer is not None:
             self._is_stopping = True
             self._wake.set()
-            await self._writer
-            self._writer = None
+            await asyncio.wait({self._writer})  # what ended it early is failure()'s to say
         if self._trim is not None:
             self._trim.cancel()
         for lane in self._lanes.values():
@@ -184,6 +183,12 @@ class LogBus:
                 lane.holder.fail(Unavailable("the bus is closed"))
         await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.close)
         self._thread.shutdown()
+
+    async def failure(self) -> None:
+        """See :meth:`Bus.failure`."""
+        assert self._writer is not None, "the bus is started"
+        await asyncio.wait({self._writer})
+        self._writer.result()
 
     def open_lane(self, device_id: str, fleet: str, epoch: int) -> _LogPublisher:
         """See :meth:`Bus.open_lane`."""

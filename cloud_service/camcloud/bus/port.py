@@ -115,6 +115,10 @@ class Bus(Protocol):
         """Makes durable what was taken and closes."""
         ...
 
+    async def failure(self) -> None:
+        """Returns never, unless the bus stops working: then the error is raised."""
+        ...
+
     def open_lane(self, device_id: str, fleet: str, epoch: int) -> Publisher:
         """The sending end of a lane; whoever held it before is refused from now on."""
         ...

@@ -328,3 +328,16 @@ async def test_an_event_that_comes_in_a_second_batch_is_stored_once() -> None:
         found = await stored_events(plane)
         assert [one.shipped.sequence for one in found] == [1, 2, 3]
         assert [one.shipped.camera_id for one in found] == [CAMERA] * 3
+
+
+async def test_a_worker_that_ends_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(connection: object, group: object) -> object:
+        raise RuntimeError("nothing can be written at all")
+
+    monkeypatch.setattr(worker_module, "write", broken)
+    camera = Camera()
+    async with data_plane() as plane:
+        failing = asyncio.create_task(plane.failure())
+        await publish(plane.bus, camera, camera.pack(camera.frames(1)))
+        with pytest.raises(RuntimeError, match="at all"):
+            await asyncio.wait_for(failing, 5)

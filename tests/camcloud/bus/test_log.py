@@ -234,6 +234,21 @@ async def test_a_failed_write_is_never_acknowledged_and_heals() -> None:
         assert [d.sequence for d in await bus.consume(0, 10)] == [1, 3]
 
 
+class BrokenJournal(MemoryJournal):
+    """Fails in a way that no journal may."""
+
+    def write(self, group: Group) -> None:
+        raise ZeroDivisionError
+
+
+async def test_a_writer_that_ends_is_noticed() -> None:
+    async with running(BrokenJournal()) as bus:
+        failing = asyncio.create_task(bus.failure())
+        bus.open_lane(DEVICE, FLEET, EPOCH).publish(1, b"x")
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(failing, 5)
+
+
 async def test_batches_that_arrive_together_share_a_transaction() -> None:
     journal = FailingJournal()
     async with running(journal) as bus:
