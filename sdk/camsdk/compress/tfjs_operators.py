@@ -5,6 +5,7 @@ follow TensorFlow's operator documentation: SAME padding puts the odd pixel at t
 resizing with ``half_pixel_centers`` is ONNX's ``half_pixel`` without antialiasing.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from camsdk.compress.onnx_emitter import CHANNELS_FIRST, Emitter, Perm, Value, constant, transposed
-from camsdk.compress.tfjs_reader import Array, TfNode
+from camsdk.compress.tfjs_reader import MAX_RANK, Array, TfNode
 from camsdk.errors import UnsupportedModel
 
 Pads = tuple[int, int, int, int]
@@ -370,10 +371,19 @@ def _split(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Val
     return tuple(Value(n, value.perm, s) for n, s in zip(names, shapes, strict=True))
 
 
+def _completed(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
+    """A shape of so many elements, with its one free dimension filled in."""
+    known = math.prod(length for length in shape if length != -1)
+    if shape.count(-1) == 1 and known > 0:
+        shape = tuple(size // known if length == -1 else length for length in shape)
+    if min(shape, default=0) < 0 or math.prod(shape) != size:
+        raise ValueError(f"{size} elements have no shape {shape}")
+    return shape
+
+
 def _reshape(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
     value = inputs[0]
-    target = _known_ints(inputs[1], node, "the shape")
-    shape = np.empty(value.shape, np.bool_).reshape(target).shape
+    shape = _completed(_known_ints(inputs[1], node, "the shape"), math.prod(value.shape))
     if value.constant is not None:
         return (constant(value.constant.reshape(shape)),)
     emitter = context.emitter
@@ -418,7 +428,10 @@ def _resize(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Va
 def _sparse_to_dense(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
     """Only of constants: converters leave it in the arithmetic of shapes."""
     indices, shape, values, default = (_known(value, node, "an input") for value in inputs)
-    dense = np.full(tuple(int(n) for n in shape.reshape(-1)), default, values.dtype)
+    lengths = tuple(int(n) for n in shape.reshape(-1))
+    if math.prod(lengths) > MAX_RANK:
+        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) is no arithmetic of shapes")
+    dense = np.full(lengths, default, values.dtype)
     dense[tuple(indices.reshape(-1, dense.ndim).T)] = values
     return (constant(dense),)
 
