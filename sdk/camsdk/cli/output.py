@@ -103,7 +103,7 @@ class Output:
         if not cells:
             self.note(empty)
             return
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for heading in columns:
             is_right = heading.startswith(">")
             table.add_column(
