@@ -124,7 +124,7 @@ def _convert(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[V
         )
     try:
         return operator(node, inputs, context)
-    except (ValueError, IndexError) as error:  # shapes that do not fit each other
+    except (ValueError, IndexError, ZeroDivisionError) as error:  # shapes that do not fit
         raise UnsupportedModel(
             f"layer {node.name!r} ({node.op}) does not fit its inputs of shapes "
             f"{[value.shape for value in inputs]}: {error}"

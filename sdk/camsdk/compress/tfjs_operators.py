@@ -352,6 +352,8 @@ def _split(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Val
         axis_value, value = inputs
         (axis,) = _known_ints(axis_value, node, "the axis")
         parts = node.integer("num_split", 1)
+        if not 1 <= parts <= value.shape[axis]:
+            raise ValueError(f"{parts} parts")
         sizes = [value.shape[axis] // parts] * parts
     axis %= len(value.shape)
     if -1 in sizes:

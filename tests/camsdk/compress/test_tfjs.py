@@ -50,7 +50,8 @@ def operators(model: onnx.ModelProto) -> list[str]:
 
 def conv(file: GraphFile, source: str, shape: tuple[int, int, int, int], **kind: Any) -> str:
     name = f"conv{len(file.nodes)}"
-    file.constant(f"{name}/w", random(*shape, seed=len(file.nodes)))
+    weights = random(*shape, seed=len(file.nodes)) / np.sqrt(np.float32(np.prod(shape[:3])))
+    file.constant(f"{name}/w", weights)
     return file.node(name, "Conv2D", source, f"{name}/w", **kind)
 
 
