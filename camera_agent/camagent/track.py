@@ -89,6 +89,8 @@ class TrackerSettings:
 class _Pool:
     """All tracks that live, side by side: n rows, oldest first.
 
+    So ids ascend too: who was born first is confirmed first, or dropped before.
+
     Attributes:
         boxes: Their filters.
         track_id: int64 (n,), 0 until confirmed.
@@ -199,7 +201,7 @@ class ByteTracker:
 
     def finish(self) -> Tracks:
         """End every track; the tracker is then as new, but goes on counting ids."""
-        ended = np.sort(self._pool.track_id[self._pool.track_id > 0])
+        ended = self._pool.track_id[self._pool.track_id > 0]
         self._pool = _Pool.born(Detections.empty(), 0.0)
         self._last_s = None
         return self._shown(ended)
@@ -254,12 +256,11 @@ class ByteTracker:
         if keep.all():
             return _NONE
         self._pool = pool.take(keep)
-        return np.sort(pool.track_id[~keep & is_confirmed])
+        return pool.track_id[~keep & is_confirmed]
 
     def _shown(self, ended: I64) -> Tracks:
         pool = self._pool
         rows = np.flatnonzero(pool.is_seen & (pool.track_id > 0))
-        rows = rows[np.argsort(pool.track_id[rows])]
         return Tracks(
             pool.track_id[rows],
             pool.boxes.take(rows).xyxy().astype(np.float32),

@@ -102,10 +102,21 @@ def test_classes_are_never_mixed() -> None:
     track(both, 0.0)
     tracks = track(both, 0.1)
     assert tracks.class_ids.tolist() == [0, 2]
-    # The person goes; the car in the same place does not take its id.
-    tracks = track(seen(BOX, class_id=2), 0.2)
-    assert tracks.track_id.tolist() == [2]
-    assert tracks.class_ids.tolist() == [2]
+    # The car goes; a dog in the same place does not take its id.
+    tracks = track(joined(seen(BOX, class_id=0), seen(BOX, class_id=16)), 0.2)
+    assert tracks.track_id.tolist() == [1]
+    tracks = track(joined(seen(BOX, class_id=0), seen(BOX, class_id=16)), 0.3)
+    assert tracks.track_id.tolist() == [1, 3]
+    assert tracks.class_ids.tolist() == [0, 16]
+
+
+def test_a_doubtful_box_must_overlap_more_than_a_certain_one() -> None:
+    for score, expected in ((0.3, []), (0.8, [1])):
+        track = ByteTracker(TrackerSettings(min_iou=0.2, min_iou_low=0.5))
+        track(seen(BOX), 0.0)
+        track(seen(BOX), 0.1)
+        aside = moved(BOX, 18)  # IoU 0.38
+        assert track(seen(aside, score=score), 0.2).track_id.tolist() == expected
 
 
 def test_hold_keeps_what_stands_and_ages_what_is_lost() -> None:
@@ -117,7 +128,10 @@ def test_hold_keeps_what_stands_and_ages_what_is_lost() -> None:
     assert {tuple(tracks.track_id.tolist()) for tracks in held} == {(1,)}
     np.testing.assert_array_equal(held[-1].xyxy, before.xyxy)
     assert [tracks.ended.tolist() for tracks in held if tracks.ended.size] == [[2]]
-    assert track(seen(moved(BOX, 30)), 1.9).track_id.tolist() == [1]
+    # To be held is to be seen: one that is then missed is lost from now on, not from before.
+    missed = track(seen(), 1.9)
+    assert (len(missed), missed.ended.tolist()) == (0, [])
+    assert track(seen(moved(BOX, 30)), 2.0).track_id.tolist() == [1]
 
 
 def test_finish_ends_all_and_goes_on_counting() -> None:

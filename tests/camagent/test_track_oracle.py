@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from importlib import resources
 
+import numpy as np
 import pytest
 import yaml
 
@@ -17,7 +18,7 @@ from camsdk.vision.results import LINE_CROSSED, OUT_OF_BOUNDS, Event
 from camsdk.vision.rules import CameraRules, LineRule, parse_rules
 from support import golden_tracks
 from support.golden_tracks import GoldenScene, Labels
-from support.mot import compare, label
+from support.mot import Agreement, compare, label
 
 CROSSINGS = yaml.safe_load((golden_tracks.GOLDEN / "vtest_crossings.yaml").read_text())
 DEMO = parse_rules(
@@ -123,3 +124,13 @@ def test_the_hand_count_adds_up() -> None:
     assert {**counted, "all": counted.total()} == CROSSINGS["totals"]
     frames = [one["frame"] for one in CROSSINGS["crossings"]]
     assert frames == sorted(frames)
+
+
+def test_the_measures_say_what_they_should() -> None:
+    truth = [np.array([1, 2])] * 10
+    swapped = [np.array([7, 8])] * 5 + [np.array([8, 7])] * 5
+    missed = [np.array([7, -1])] * 10
+    assert compare(truth, truth) == Agreement(idf1=1.0, switches=0, links=1.0)
+    assert compare(truth, swapped) == Agreement(idf1=0.5, switches=2, links=1 - 2 / 18)
+    assert compare(truth, missed).idf1 == pytest.approx(2 / 3)
+    assert compare(truth, [np.array([-1, -1])] * 10).idf1 == 0.0
