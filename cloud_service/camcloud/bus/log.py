@@ -33,11 +33,13 @@ class BusLimits:
         batches: 20,000 batches of 32 frames are 18 h of one 10 fps camera.
         size_bytes: Bounds the file when batches carry crops.
         unsynced_bytes: Bounds the memory when the disk is slow.
+        lanes_per_device: A device begins a new epoch when it has lost its outbox: rarely.
     """
 
     batches: int = 20_000
     size_bytes: int = 512 << 20
     unsynced_bytes: int = 64 << 20
+    lanes_per_device: int = 1000
 
 
 class _Lane:
@@ -193,11 +195,20 @@ class LogBus:
     def open_lane(self, device_id: str, fleet: str, epoch: int) -> _LogPublisher:
         """See :meth:`Bus.open_lane`."""
         key = (device_id, epoch)
+        if key not in self._lanes:
+            self._check_new_lane(device_id)
         lane = self._lanes.setdefault(key, _Lane(LaneCounts()))
         if lane.holder is not None:
             lane.holder.fail(Conflict("a newer stream of this device has taken over"))
         lane.holder = _LogPublisher(self, key, fleet, lane)
         return lane.holder
+
+    def _check_new_lane(self, device_id: str) -> None:
+        count = sum(name == device_id for name, _ in self._lanes)
+        if count >= self._limits.lanes_per_device:
+            raise ResourceExhausted(
+                f"{device_id} has begun {count} epochs", "find out why it loses its outbox"
+            )
 
     async def consume(self, after: int, limit: int) -> Sequence[Delivery]:
         """See :meth:`Bus.consume`. One consumer at a time."""

@@ -120,7 +120,11 @@ class Bus(Protocol):
         ...
 
     def open_lane(self, device_id: str, fleet: str, epoch: int) -> Publisher:
-        """The sending end of a lane; whoever held it before is refused from now on."""
+        """The sending end of a lane; whoever held it before is refused from now on.
+
+        Raises:
+            ResourceExhausted: The device has begun too many epochs.
+        """
         ...
 
     async def consume(self, after: int, limit: int) -> Sequence[Delivery]:

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.sqlite import Insert, insert
 from camcloud.store.data_tables import ingest_cursors, ingest_stats, quarantine
 
 MAX_QUARANTINED: Final = 1000
+MAX_QUARANTINED_BYTES: Final = 64 << 20
 """Set-aside batches that are kept, for diagnosis; the oldest go first, their count stays."""
 
 _REASON_LENGTH: Final = 500
@@ -153,8 +154,12 @@ def set_aside(connection: Connection, batch: Quarantined) -> None:
     values = {f.name: getattr(batch, f.name) for f in fields(Quarantined)}
     values["reason"] = batch.reason[:_REASON_LENGTH]
     connection.execute(insert(quarantine).values(**values).on_conflict_do_nothing())
-    newest = select(func.max(quarantine.c.id)).scalar_subquery()
-    connection.execute(delete(quarantine).where(quarantine.c.id <= newest - MAX_QUARANTINED))
+    size = func.sum(func.length(quarantine.c.payload)).over(order_by=quarantine.c.id.desc())
+    rank = func.row_number().over(order_by=quarantine.c.id.desc())
+    row = select(quarantine.c.id, size.label("size"), rank.label("rank")).subquery()
+    is_beyond = (row.c.size > MAX_QUARANTINED_BYTES) | (row.c.rank > MAX_QUARANTINED)
+    newest = select(func.max(row.c.id)).where(is_beyond).scalar_subquery()
+    connection.execute(delete(quarantine).where(quarantine.c.id <= newest))
 
 
 def quarantined(connection: Connection, limit: int = MAX_QUARANTINED) -> list[Quarantined]:

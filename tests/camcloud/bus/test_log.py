@@ -175,6 +175,15 @@ async def test_a_newer_stream_takes_the_lane_over(reopen: Callable[[], Journal])
         assert await send(new, 1) == 1
 
 
+async def test_a_device_cannot_begin_epochs_without_end(reopen: Callable[[], Journal]) -> None:
+    async with running(reopen(), BusLimits(lanes_per_device=3)) as bus:
+        for epoch in (1, 2, 3, 1):
+            bus.open_lane(DEVICE, FLEET, epoch)
+        with pytest.raises(ResourceExhausted, match="3 epochs"):
+            bus.open_lane(DEVICE, FLEET, 4)
+        assert await send(bus.open_lane("cam-2", FLEET, 4), 1) == 1
+
+
 async def test_lanes_do_not_disturb_each_other(reopen: Callable[[], Journal]) -> None:
     async with running(reopen()) as bus:
         lanes = [bus.open_lane(f"cam-{n}", FLEET, EPOCH) for n in range(20)]

@@ -164,6 +164,16 @@ def test_the_quarantine_keeps_the_newest_and_counts_all(
     assert database.run(ingest.quarantined_count) == 5
 
 
+def test_the_quarantine_is_bounded_in_bytes(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "MAX_QUARANTINED_BYTES", 100)
+    for sequence, size in enumerate((10, 10, 60, 30), start=1):
+        batch = Quarantined("cam-1", "park-a", 7, sequence, "x", bytes(size), 0.0)
+        database.run(lambda c, batch=batch: ingest.set_aside(c, batch))
+    assert [one.sequence for one in database.run(ingest.quarantined)] == [4, 3, 2]
+
+
 def test_a_code_is_good_if_it_is_a_unit_vector() -> None:
     rng = np.random.default_rng(1)
     values = rng.normal(size=(200, 128))
