@@ -7,7 +7,7 @@ slow reader costs the others nothing.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -76,6 +76,11 @@ class EventFeed:
         self._limits = limits or FeedLimits()
         self._subscriptions: set[_Subscription] = set()
 
+    @property
+    def subscriber_count(self) -> int:
+        """How many follow now."""
+        return len(self._subscriptions)
+
     def publish(self, new: Sequence[StoredEvent]) -> None:
         """Hands on events that have just been committed, by cursor."""
         if new:
@@ -84,7 +89,7 @@ class EventFeed:
 
     async def follow(
         self, query: EventQuery, after_cursor: int = 0, *, from_now: bool = False
-    ) -> AsyncIterator[StoredEvent]:
+    ) -> AsyncGenerator[StoredEvent]:
         """Stored events after a cursor, then new ones as they come: no gap, none twice, no end.
 
         Args:

@@ -4,6 +4,7 @@ Errors are raised as :class:`~camsdk.errors.CamError` and mapped by the server's
 """
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from typing_extensions import override
 
@@ -65,8 +66,9 @@ class DataApi(CloudApiServicer):
             _cursor(request.after_cursor),
             from_now=request.from_now,
         )
-        async for stored in following:
-            yield _event_record(stored)
+        async with aclosing(following):
+            async for stored in following:
+                yield _event_record(stored)
 
     @override
     async def GetEvent(

@@ -140,6 +140,19 @@ async def test_a_tail_without_events_has_answered_before_any_comes(cloud: Cloud)
     call.cancel()
 
 
+async def test_who_hangs_up_is_forgotten(cloud: Cloud) -> None:
+    await ship(cloud, Camera(), LINE_CROSSED, LINE_CROSSED)
+    calls = [cloud.stub.TailEvents(api_pb2.TailEventsRequest()) for _ in range(5)]
+    for call in calls:
+        await call.read()
+    assert cloud.plane.feed.subscriber_count == 5
+    for call in calls:
+        call.cancel()
+    async with asyncio.timeout(5):
+        while cloud.plane.feed.subscriber_count:
+            await asyncio.sleep(0.01)
+
+
 async def test_search_by_code_event_and_picture(cloud: Cloud) -> None:
     camera = Camera()
     results = camera.frames(2)
