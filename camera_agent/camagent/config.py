@@ -45,6 +45,8 @@ class CameraSettings:
         max_backoff_s: Longest pause between two attempts to reconnect; 0.5 s, so that a camera is
             back within 1 s after it answers.
         allow_http: Whether ``http`` and ``https`` sources are accepted.
+        tls_ca_file: PEM file of whoever signed the certificate of an ``rtsps`` or ``https`` camera;
+            empty accepts any certificate, since most cameras sign their own.
         is_repeated: Read a finished recording again, as a new session, at each start of the agent.
             False: what has been shipped to its end is done.
     """
@@ -59,6 +61,7 @@ class CameraSettings:
     read_timeout_s: float = 1.8
     max_backoff_s: float = 0.5
     allow_http: bool = False
+    tls_ca_file: str = ""
     is_repeated: bool = False
 
     def __post_init__(self) -> None:

@@ -83,6 +83,8 @@ def _camera(item: object, base_dir: Path) -> CameraSettings:
     source = values.get("source")
     if isinstance(source, str) and "://" not in source:
         values["source"] = str(base_dir / Path(source).expanduser())
+    if isinstance(values.get("tls_ca_file"), str) and values["tls_ca_file"]:
+        values["tls_ca_file"] = str(base_dir / Path(values["tls_ca_file"]).expanduser())
     return _build(CameraSettings, f"camera {values.get('camera_id', '?')}", values)
 
 

@@ -31,7 +31,7 @@ from typing import Protocol
 import numpy as np
 
 from camagent.detect import Look
-from camagent.gate import Gate
+from camagent.gate import Gate, GateDecision
 from camagent.source import Presence, Source
 from camagent.stats import PipelineStats, StageClock
 from camsdk.errors import RuntimeFailure
@@ -115,7 +115,7 @@ class Pipeline:
         source, gate, detect, track, zones, features: The stages; all but ``detect`` are this
             camera's own.
         sink: Takes the results.
-        detect_every: Look at every n-th frame at most.
+        detect_every: Look at every n-th frame at most, peeks of the gate apart.
     """
 
     def __init__(
@@ -147,6 +147,7 @@ class Pipeline:
         self._camera_events: tuple[Event, ...] = ()
         self._last: tuple[Frame, FrameResult] | None = None
         self._is_failing = False
+        self._since_look = detect_every
         source.subscribe(self._on_presence)
 
     def run(self, stop: threading.Event) -> None:
@@ -194,7 +195,7 @@ class Pipeline:
         decision = self._gate.decide(frame, is_tracking=len(self._tracks) > 0)
         self._clock.open_frames += decision.is_open
         self._clock.lap("gate")
-        if decision.reason == "corrupt" or (decision.is_open and frame.index % self._detect_every):
+        if decision.reason == "corrupt" or not self._is_due(decision):
             self._clock.skipped_frames += 1
             return self._result(frame, self._tracks)
         look = self._look(frame) if decision.is_open else None
@@ -207,6 +208,19 @@ class Pipeline:
         self._clock.lap("features")
         self._tracks = replace(tracks, ended=_NO_IDS) if len(tracks.ended) else tracks
         return self._result(frame, tracks, embeddings, events, look)
+
+    def _is_due(self, decision: GateDecision) -> bool:
+        """Whether ``detect_every`` lets this frame through: all closed ones, and all of a peek.
+
+        A peek is as long as it takes to confirm a track, so nothing of it can be left out.
+        """
+        self._since_look += 1
+        if not decision.is_open:
+            return True
+        if decision.reason != "peek" and self._since_look < self._detect_every:
+            return False
+        self._since_look = 0
+        return True
 
     def _look(self, frame: Frame) -> Look | None:
         try:

@@ -192,6 +192,13 @@ def test_detect_every_third_frame() -> None:
     assert len(kinds(results)) == 1
 
 
+def test_detect_every_does_not_keep_a_peek_from_finding_somebody() -> None:
+    """A peek has three frames, of which every fifth alone would never confirm a track."""
+    results = Bench(Script(*(frame(i, 100) for i in range(100))), detect_every=5).run()[:-1]
+    assert all(result.tracks.track_id.tolist() == [1] for result in results[1:])
+    assert 20 <= sum(result.is_detected for result in results) <= 24
+
+
 def test_a_failing_runtime_stops_neither_the_pipeline_nor_time(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

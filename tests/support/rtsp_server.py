@@ -17,9 +17,11 @@ import random
 import re
 import selectors
 import socket
+import ssl
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from support import rtp
@@ -66,6 +68,7 @@ class RtspServer:
     Args:
         clip: What it plays.
         credentials: ``user:password`` that clients must give by Basic authentication, or None.
+        tls: Server side of ``rtsps``, or None.
 
     Attributes:
         faults: Change its fields at any time.
@@ -73,12 +76,18 @@ class RtspServer:
         first_sent_s: Monotonic times at which the first frame of each PLAY was sent.
     """
 
-    def __init__(self, clip: Clip, credentials: str | None = None) -> None:
+    def __init__(
+        self,
+        clip: Clip,
+        credentials: str | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.faults = Faults()
         self.connections = 0
         self.first_sent_s: list[float] = []
         self.clip = clip
         self.credentials = credentials
+        self._tls = tls
         self._port = 0
         self._listener: socket.socket | None = None
         self._open: list[socket.socket] = []
@@ -89,7 +98,8 @@ class RtspServer:
     def url(self) -> str:
         """Address with the credentials in it."""
         user = f"{self.credentials}@" if self.credentials else ""
-        return f"rtsp://{user}127.0.0.1:{self._port}/cam"
+        scheme = "rtsps" if self._tls else "rtsp"
+        return f"{scheme}://{user}127.0.0.1:{self._port}/cam"
 
     def __enter__(self) -> "RtspServer":
         self.start()
@@ -128,8 +138,7 @@ class RtspServer:
         """Play another clip from the next frame on, without telling anybody."""
         self.clip = clip
 
-    def _run(self, target: "object", client: socket.socket) -> None:
-        assert callable(target)
+    def _run(self, target: Callable[[socket.socket], None], client: socket.socket) -> None:
         thread = threading.Thread(target=target, args=(client,), name="rtsp-server", daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -141,19 +150,23 @@ class RtspServer:
             except OSError:
                 return
             self.connections += 1
-            self._open.append(client)
             self._run(self._serve, client)
 
     def _serve(self, client: socket.socket) -> None:
-        connection = _Connection(self, client)
-        with client:
+        with contextlib.suppress(OSError), self._greet(client) as peer:
+            self._open.append(peer)
             try:
-                connection.run(self._stopping)
-            except OSError:
-                pass  # the client went, or a test dropped it
+                with contextlib.closing(_Connection(self, peer)) as connection:
+                    connection.run(self._stopping)
             finally:
-                connection.close()
-                self._open.remove(client)
+                self._open.remove(peer)
+
+    def _greet(self, client: socket.socket) -> socket.socket:
+        """The socket to talk through: after the handshake with TLS, else the client's own."""
+        if self._tls is None:
+            return client
+        client.settimeout(5)  # of the handshake
+        return self._tls.wrap_socket(client, server_side=True)
 
 
 class _Connection:

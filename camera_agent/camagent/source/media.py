@@ -192,6 +192,8 @@ def _options(address: Address, settings: CameraSettings) -> dict[str, str]:
         options = dict(_HTTP_OPTIONS)
     else:
         options = {**_RTSP_OPTIONS, "rtsp_transport": settings.transport}
+    if settings.tls_ca_file:
+        options |= {"tls_verify": "1", "ca_file": settings.tls_ca_file}
     options["max_pixels"] = str(MAX_SIDE_PX * MAX_SIDE_PX)  # holds for the probing decoder
     return options
 
@@ -254,8 +256,6 @@ def _silent(label: str) -> SourceError:
 
 def _source_error(what: str, label: str, error: "av.error.FFmpegError") -> SourceError:
     """Our error for a foreign one; not chained to it, because that one quotes the address."""
-    if isinstance(error, FileNotFoundError):
-        return SourceError(f"there is nothing at {label}", "check the path")
     if isinstance(error, av.error.ExitError | TimeoutError):
         return _silent(label)
     if isinstance(error, av.error.InvalidDataError | av.error.ArgumentError):

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from camagent.config import CameraSettings
 from camagent.source.address import Address
@@ -32,6 +33,8 @@ class RecordingSource(Feed):
 
     def __init__(self, address: Address, settings: CameraSettings, start_s: float) -> None:
         super().__init__(settings)
+        if not Path(address.target).is_file():  # a pipe or device would block, or never end
+            raise SourceError(f"there is no recording {address.label}", "check the path")
         self._label = address.label
         self._start_s = start_s
         self._video: Video | None = open_video(address, settings)

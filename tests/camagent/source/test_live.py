@@ -1,15 +1,23 @@
 """Live cameras against a real RTSP server: case 4, reconnection, times, sessions, drops."""
 
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from camagent.config import CameraSettings, Transport
 from camagent.source import LiveSource, Presence, open_source
@@ -232,6 +240,48 @@ def test_refused_credentials_are_not_tried_again_soon(
         assert "letmein" not in caplog.text
         with viewing(camera(server)) as viewer:
             viewer.wait(seen(1))
+
+
+@dataclass
+class Certificate:
+    """Of a camera on loopback, signed by itself."""
+
+    server: ssl.SSLContext
+    pem_path: Path
+
+
+def make_certificate(folder: Path, name: str) -> Certificate:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now, hour = datetime.now(UTC), timedelta(hours=1)
+    loopback = x509.IPAddress(ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - hour)
+        .not_valid_after(now + hour)
+        .add_extension(x509.SubjectAlternativeName([loopback]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem_path, key_path = folder / f"{name}.pem", folder / f"{name}.key"
+    pem_path.write_bytes(certificate.public_bytes(Encoding.PEM))
+    key_path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem_path, key_path)
+    return Certificate(context, pem_path)
+
+
+@pytest.mark.slow
+def test_rtsps_and_whom_it_trusts(clip: Clip, tmp_path: Path) -> None:
+    ours, other = make_certificate(tmp_path, "ours"), make_certificate(tmp_path, "other")
+    with RtspServer(clip, tls=ours.server) as server:
+        assert server.url.startswith("rtsps://")
+        for trusted in ("", str(ours.pem_path)):
+            with viewing(camera(server, tls_ca_file=trusted)) as viewer:
+                viewer.wait(seen(3))
+        with viewing(camera(server, tls_ca_file=str(other.pem_path))) as viewer:
+            time.sleep(1.0)
+            assert viewer.frames == []
 
 
 @pytest.mark.slow

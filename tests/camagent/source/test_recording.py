@@ -1,5 +1,6 @@
 """Recordings: identical replays, pace, typed errors, planes that stay valid."""
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -109,13 +110,23 @@ def test_is_read_once(clip_path: Path) -> None:
 
 
 def test_missing(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="there is nothing at"):
+    with pytest.raises(SourceError, match="there is no recording"):
         open_source(settings(tmp_path / "none.avi"))
 
 
-def test_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(SourceError):
-        open_source(settings(tmp_path))
+def test_a_folder_a_pipe_and_a_device_are_no_recordings(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (tmp_path, pipe, Path("/dev/zero")):
+        with pytest.raises(SourceError, match="there is no recording"):
+            open_source(settings(path))
+
+
+def test_a_file_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(write_video(tmp_path / "whole.mp4", still(64, 48, 5)).read_bytes()[:200])
+    with pytest.raises(SourceError, match="no video that can be read"):
+        open_source(settings(path))
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, I am a text\n" * 50, bytes(range(256)) * 64])
