@@ -140,7 +140,7 @@ def _nanodet_cells(
 
 def _expected(spread: F32) -> F32:
     """Expected bin of softmax distributions (4, bins, n), shape (4, n); NaN stays NaN."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         weights = np.exp(spread - spread.max(axis=1, keepdims=True))
     bins = np.arange(spread.shape[1], dtype=np.float32)
     return np.asarray(np.einsum("dbn,b->dn", weights, bins) / weights.sum(axis=1), np.float32)
