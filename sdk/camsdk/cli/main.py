@@ -8,6 +8,7 @@ Command modules import what is heavy inside their functions: ``camctl --help`` s
 import functools
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Annotated
@@ -111,7 +112,7 @@ def add_installed_commands(app: typer.Typer) -> None:
     for entry in sorted(entry_points(group=COMMANDS_GROUP), key=lambda entry: entry.name):
         try:
             register = entry.load()
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:
             log.warning("the commands of %r are missing: %s", entry.name, error)
         else:
             register(app)
@@ -125,8 +126,9 @@ def main() -> None:
     except CamError as error:
         report_error(error, is_json=is_json)
         sys.exit(1)
-    except Exception as error:  # outermost frame: a sentence instead of a traceback
-        log.debug("unexpected failure", exc_info=error)
+    except Exception as error:  # noqa: BLE001 - outermost frame: a sentence, not a traceback
+        if {"-v", "-vv", "--verbose"} & set(sys.argv):
+            traceback.print_exception(error)
         report_error(
             InternalError(
                 f"unexpected failure: {type(error).__name__}: {error}",

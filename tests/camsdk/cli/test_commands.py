@@ -217,6 +217,8 @@ def test_unexpected_failures_are_a_sentence_too(
     assert outcome.code == 1
     assert outcome.json["error"]["reason"] == "internal"
     assert "ZeroDivisionError" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert "Traceback" in camctl("-v", "status").err
 
 
 def test_every_command_has_help_and_json(camctl: Camctl) -> None:
