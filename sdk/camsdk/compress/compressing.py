@@ -12,12 +12,11 @@ from typing import Final
 
 import onnx
 
-from camsdk import __version__
 from camsdk.artifact.manifest import Lineage
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress.clips import ClipSplit, count_frames, read_frames, split_clip
 from camsdk.compress.evaluate import Agreement, Contender, compare
-from camsdk.compress.packaging import Draft, describe, make_draft
+from camsdk.compress.packaging import TOOL_VERSION, Draft, describe, make_draft
 from camsdk.compress.quantize import DEFAULTS, QuantizeOptions, quantize_int8
 from camsdk.compress.sessions import Session
 from camsdk.errors import InvalidInput
@@ -83,7 +82,7 @@ def compress_int8(
         source=source.manifest.reference,
         source_sha256=hashlib.sha256(source.model).hexdigest(),
         tool=TOOL,
-        tool_version=__version__,
+        tool_version=TOOL_VERSION,
         options={**options.as_text(), "calibration_inputs": str(quantized.calibration_count)},
         calibration_sha256=quantized.calibration_sha256,
     )

@@ -19,10 +19,10 @@ from typing import Final
 import numpy as np
 import onnx
 
-from camsdk import __version__, assets
+from camsdk import assets
 from camsdk.artifact.manifest import InputSpec, Lineage, Manifest, OutputSpec
 from camsdk.compress.compressing import OnProgress, compress_int8
-from camsdk.compress.packaging import Description, Draft, make_draft
+from camsdk.compress.packaging import TOOL_VERSION, Description, Draft, make_draft
 from camsdk.compress.quantize import DEFAULTS, QuantizeOptions
 from camsdk.compress.tfjs import convert_graph
 from camsdk.compress.tfjs_reader import Array, TfGraph, read_graph
@@ -118,7 +118,7 @@ def import_float(
         source="NanoDet-g 416, TensorFlow.js graph and weights, concatenated",
         source_sha256=digest,
         tool="camsdk.compress.tfjs",
-        tool_version=__version__,
+        tool_version=TOOL_VERSION,
         options={"input_size": f"{size[0]}x{size[1]}"},
     )
     spec = InputSpec(

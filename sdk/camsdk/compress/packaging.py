@@ -8,6 +8,7 @@ import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,9 @@ from camsdk.artifact.onnx_check import check_model
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress.sessions import Array, Session
 from camsdk.vision.frames import Frame
+
+TOOL_VERSION: Final = metadata.version("camplatform")
+"""For lineages: the version of this distribution."""
 
 CPU_HARDWARE: Final = ("cpu-aarch64", "cpu-x86_64")
 MODEL_MEMBER: Final = "model.onnx"
