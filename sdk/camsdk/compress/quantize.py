@@ -13,7 +13,7 @@ arithmetic is onnxruntime's quantizer; the choices are ours, each with its reaso
   agreement beside 8 bits, which fleets of VNNI or ARM devices alone may use.
 - **Nothing is left out** but operators that merely move data (Split). The layers that one would
   fear for were tried: the head in float gains nothing that shows in agreement, and the first
-  convolution in float makes the whole 1.6 times slower. ``float_layers`` is there for other networks.
+  convolution in float makes the whole 1.6 times slower. ``float_layers`` is for other networks.
 """
 
 import hashlib
