@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from camcloud.bus.journals import Group, Journal
+from camcloud.bus.lane import Key, Lane, LanePublisher
 from camcloud.bus.port import Delivery, LaneCounts
-from camsdk.errors import CamError, Conflict, ResourceExhausted, Unavailable
+from camsdk.errors import Conflict, ResourceExhausted, Unavailable
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class BusLimits:
     """How much may wait for the analysis.
 
     Attributes:
-        batches: 20,000 batches of 32 frames are 18 h of one 10 fps camera.
+        batches: A camera at its real pace sends five a second: an hour of one, a minute of sixty.
         size_bytes: Bounds the file when batches carry crops.
         unsynced_bytes: Bounds the memory when the disk is slow.
         lanes_per_device: A device begins a new epoch when it has lost its outbox: rarely.
@@ -40,93 +41,6 @@ class BusLimits:
     size_bytes: int = 512 << 20
     unsynced_bytes: int = 64 << 20
     lanes_per_device: int = 1000
-
-
-class _Lane:
-    """One (device, epoch): ``durable`` is what the journal holds, the rest is ahead of it."""
-
-    def __init__(self, durable: LaneCounts) -> None:
-        self.durable = durable
-        self.holder: _LogPublisher | None = None
-        self.take_back()
-
-    def take_back(self) -> None:
-        self.taken = self.durable.sequence
-        self.lost = self.durable.lost
-        self.duplicates = self.durable.duplicates
-
-    def counts(self) -> LaneCounts:
-        return LaneCounts(self.taken, self.lost, self.duplicates)
-
-
-class _LogPublisher:
-    def __init__(self, bus: "LogBus", key: tuple[str, int], fleet: str, lane: _Lane) -> None:
-        self._bus = bus
-        self._key = key
-        self._fleet = fleet
-        self._lane = lane
-        self._moved = asyncio.Event()
-        self._failure: CamError | None = None
-
-    @property
-    def acked(self) -> int:
-        return self._lane.durable.sequence
-
-    @property
-    def taken(self) -> int:
-        return self._lane.taken
-
-    def skip_to(self, next_sequence: int) -> int:
-        self._check()
-        lost = max(0, next_sequence - 1 - self._lane.taken)
-        if lost:
-            self._lane.lost += lost
-            self._lane.taken += lost
-            self._bus.mark(self._key)
-        return lost
-
-    def publish(self, sequence: int, payload: bytes) -> bool:
-        self._check()
-        lane = self._lane
-        if sequence <= lane.taken:
-            lane.duplicates += 1
-            self._bus.mark(self._key)
-            return False
-        if sequence != lane.taken + 1:
-            raise Conflict(
-                f"batch {sequence} came after batch {lane.taken}",
-                f"send from batch {lane.durable.sequence + 1}",
-            )
-        self._bus.append(self._key, self._fleet, sequence, payload)
-        lane.taken = sequence
-        return True
-
-    async def progress(self, beyond: int, timeout_s: float) -> int:
-        if self._lane.durable.sequence <= beyond and self._failure is None:
-            self._moved.clear()
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._moved.wait()
-            except TimeoutError:
-                return self._lane.durable.sequence
-        self._check()
-        return self._lane.durable.sequence
-
-    def close(self) -> None:
-        if self._lane.holder is self:
-            self._lane.holder = None
-        self.fail(Conflict("the stream has ended"))
-
-    def wake(self) -> None:
-        self._moved.set()
-
-    def fail(self, error: CamError) -> None:
-        self._failure = self._failure or error
-        self._moved.set()
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise self._failure
 
 
 class LogBus:
@@ -140,10 +54,10 @@ class LogBus:
     def __init__(self, journal: Journal, limits: BusLimits | None = None) -> None:
         self._journal = journal
         self._limits = limits or BusLimits()
-        self._lanes: dict[tuple[str, int], _Lane] = {}
+        self._lanes: dict[Key, Lane] = {}
         self._pending: list[Delivery] = []
         self._pending_bytes = 0
-        self._changed: set[tuple[str, int]] = set()
+        self._changed: set[Key] = set()
         self._backlog: deque[tuple[int, int]] = deque()
         self._backlog_bytes = 0
         self._next_position = 1
@@ -161,7 +75,7 @@ class LogBus:
         """See :meth:`Bus.start`."""
         loop = asyncio.get_running_loop()
         state = await loop.run_in_executor(self._thread, self._journal.load)
-        self._lanes = {key: _Lane(counts) for key, counts in state.lanes.items()}
+        self._lanes = {key: Lane(counts) for key, counts in state.lanes.items()}
         self._backlog = deque(state.backlog)
         self._backlog_bytes = sum(size for _, size in state.backlog)
         self._durable_position = state.last_position
@@ -192,15 +106,15 @@ class LogBus:
         await asyncio.wait({self._writer})
         self._writer.result()
 
-    def open_lane(self, device_id: str, fleet: str, epoch: int) -> _LogPublisher:
+    def open_lane(self, device_id: str, fleet: str, epoch: int) -> LanePublisher:
         """See :meth:`Bus.open_lane`."""
         key = (device_id, epoch)
         if key not in self._lanes:
             self._check_new_lane(device_id)
-        lane = self._lanes.setdefault(key, _Lane(LaneCounts()))
+        lane = self._lanes.setdefault(key, Lane(LaneCounts()))
         if lane.holder is not None:
             lane.holder.fail(Conflict("a newer stream of this device has taken over"))
-        lane.holder = _LogPublisher(self, key, fleet, lane)
+        lane.holder = LanePublisher(self, key, fleet, lane)
         return lane.holder
 
     def _check_new_lane(self, device_id: str) -> None:
@@ -243,15 +157,15 @@ class LogBus:
             return 0
         return max(0, self._limits.batches - len(self._backlog))
 
-    def lanes(self) -> Mapping[tuple[str, int], LaneCounts]:
+    def lanes(self) -> Mapping[Key, LaneCounts]:
         """See :meth:`Bus.lanes`."""
         return {key: lane.durable for key, lane in self._lanes.items()}
 
-    async def restore(self, sequences: Mapping[tuple[str, int], int]) -> None:
+    async def restore(self, sequences: Mapping[Key, int]) -> None:
         """See :meth:`Bus.restore`. To be called before any lane is open."""
-        behind: dict[tuple[str, int], LaneCounts] = {}
+        behind: dict[Key, LaneCounts] = {}
         for key, sequence in sequences.items():
-            lane = self._lanes.setdefault(key, _Lane(LaneCounts()))
+            lane = self._lanes.setdefault(key, Lane(LaneCounts()))
             if lane.taken < sequence:
                 lane.durable = replace(lane.durable, sequence=sequence)
                 lane.take_back()
@@ -261,7 +175,7 @@ class LogBus:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._thread, self._journal.write, Group(lanes=behind))
 
-    def append(self, key: tuple[str, int], fleet: str, sequence: int, payload: bytes) -> None:
+    def append(self, key: Key, fleet: str, sequence: int, payload: bytes) -> None:
         """Takes a batch for the next group; for this bus' publishers."""
         if not self.room:
             raise ResourceExhausted("the bus is full", "wait for credits")
@@ -275,7 +189,7 @@ class LogBus:
         self._backlog_bytes += len(payload)
         self.mark(key)
 
-    def mark(self, key: tuple[str, int]) -> None:
+    def mark(self, key: Key) -> None:
         """Has a lane's counts written with the next group; for this bus' publishers."""
         self._changed.add(key)
         self._wake.set()
