@@ -117,7 +117,6 @@ class AnalysisWorker:
             position = deliveries[-1].position
             await self._hand_on(written)
             self._bus.ack(position)
-            self.counts.batches += len(deliveries) - written.duplicate_count
 
     async def _process(self, deliveries: Sequence[Delivery]) -> Written:
         return await self._write(await asyncio.to_thread(self._prepare, deliveries))
@@ -134,11 +133,11 @@ class AnalysisWorker:
                 raise
             _LOG.exception("writing failed")
             reason = f"writing failed: {type(error).__name__}"
-        written = Written()
         for item in group:
             alone = item if len(group) > 1 else Refused(item.delivery, reason)
-            written.extend(await self._write([alone]))
-        return written
+            # At once: what is committed must be handed on even if the next one has to wait.
+            await self._hand_on(await self._write([alone]))
+        return Written()
 
     def _prepare(self, deliveries: Sequence[Delivery]) -> list[Screened | Refused]:
         group: list[Screened | Refused] = []
@@ -152,6 +151,7 @@ class AnalysisWorker:
 
     async def _hand_on(self, written: Written) -> None:
         self._feed.publish(written.events)
+        self.counts.batches += written.batch_count
         self.counts.duplicates += written.duplicate_count
         self.counts.refused += len(written.refused)
         for refused in written.refused:

@@ -41,6 +41,7 @@ class Written:
         events: New events, by cursor.
         embedding_ids: int64 arrays, ids of new codes, ascending over all.
         codes: int8 arrays, (n, 128) each, the codes with those ids.
+        batch_count: Batches that were stored or set aside.
         duplicate_count: Batches that were already stored.
         refused: Batches that were set aside.
     """
@@ -48,16 +49,9 @@ class Written:
     events: list[StoredEvent] = field(default_factory=list)
     embedding_ids: list[NDArray[np.int64]] = field(default_factory=list)
     codes: list[NDArray[np.int8]] = field(default_factory=list)
+    batch_count: int = 0
     duplicate_count: int = 0
     refused: list[Refused] = field(default_factory=list)
-
-    def extend(self, later: "Written") -> None:
-        """Adds what a later transaction has added."""
-        self.events += later.events
-        self.embedding_ids += later.embedding_ids
-        self.codes += later.codes
-        self.duplicate_count += later.duplicate_count
-        self.refused += later.refused
 
 
 def crop_key(delivery: Delivery, session: int, crop: Crop) -> str:
@@ -82,6 +76,7 @@ def write(connection: Connection, group: Sequence[Screened | Refused]) -> Writte
             cursors[lane] = replace(cursor, duplicate_batch_count=cursor.duplicate_batch_count + 1)
             written.duplicate_count += 1
             continue
+        written.batch_count += 1
         lost = delivery.sequence - cursor.batch_sequence - 1
         cursor = replace(
             cursor,

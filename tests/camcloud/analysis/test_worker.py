@@ -2,11 +2,12 @@
 
 import asyncio
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from camcloud.analysis import worker as worker_module
 from camcloud.blobs import MemoryBlobs
@@ -203,6 +204,37 @@ async def test_a_mistake_of_ours_sets_one_batch_aside(
         assert [one.shipped.sequence for one in found] == [1, 3, 4]
         kept = await plane.database.arun(ingest.quarantined)
         assert [(one.sequence, one.reason) for one in kept] == [(2, "writing failed: KeyError")]
+
+
+async def test_what_is_committed_is_handed_on_although_the_next_has_to_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_module, "_FIRST_PAUSE_S", 0.01)
+    real = worker_module.write
+    troubles = [KeyError("in the group"), None, OperationalError("", {}, Exception("disk full"))]
+
+    def troubled(connection: object, group: list) -> object:
+        trouble = troubles.pop(0) if troubles else None
+        if trouble is not None:
+            raise trouble
+        return real(connection, group)
+
+    camera = Camera()
+    async with data_plane() as plane:
+        following = asyncio.create_task(_first(plane.feed.follow(EventQuery(), from_now=True), 3))
+        await asyncio.sleep(0.05)
+        monkeypatch.setattr(worker_module, "write", troubled)
+        payloads = [camera.pack(camera.frames(2, event_count=1)) for _ in range(3)]
+        await publish(plane.bus, camera, *payloads)
+        live = await asyncio.wait_for(following, 5)
+        assert [one.shipped.sequence for one in live] == [1, 2, 3]
+        await asyncio.wait_for(plane.drained(), 10)
+        assert plane.worker.counts.batches == 3
+        assert plane.worker.counts.retries == 1
+
+
+async def _first(following: AsyncIterator[events.StoredEvent], count: int) -> list:
+    return [await anext(following) for _ in range(count)]
 
 
 async def test_bad_codes_and_stills_are_left_out_and_counted() -> None:
