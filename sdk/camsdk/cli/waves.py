@@ -60,6 +60,7 @@ def draw_rollout(status: "RolloutStatus") -> RenderableType:
             Text(f"{done}/{len(executions)}", style="dim"),
         )
     parts.append(waves)
+    parts.append(_legend(status))
     parts.extend(_failures(status.executions))
     return Group(*parts)
 
@@ -71,6 +72,17 @@ def _marks(executions: "Iterable[RolloutExecution]") -> Text:
             marks.append("\n")
         marks.append(*_MARKS[row.state])
     return marks
+
+
+def _legend(status: "RolloutStatus") -> Text:
+    """What the marks mean, and how many there are of each."""
+    counts = status.count_by_state
+    legend = Text()
+    for state, (mark, style) in _MARKS.items():
+        if counts[state]:
+            legend.append(f"  {mark} ", style=style)
+            legend.append(f"{counts[state]} {state.value.replace('_', ' ')}", style="dim")
+    return legend
 
 
 def _failures(executions: "Iterable[RolloutExecution]") -> list[Text]:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from camproto.v1 import api_pb2
+from camsdk.cli.output import Output
 from camsdk.cli.waves import draw_rollout
 from camsdk.client import ExecutionState
 from camsdk.client.messages import rollout_status
@@ -137,9 +138,26 @@ def test_the_drawing_shows_waves_and_failures() -> None:
     message.executions[5].has_failed = True
     message.executions[5].detail = "canary output differs"
     screen = io.StringIO()
-    Console(file=screen, width=100).print(draw_rollout(rollout_status(message)))
+    Console(file=screen, width=240).print(draw_rollout(rollout_status(message)))
     lines = screen.getvalue().splitlines()
     assert lines[0].startswith("detector:2 to park-a  rolling back")
     assert [line[:8].strip() for line in lines[1:4]] == ["wave 1", "> wave 2", "wave 3"]
     assert "0/0" in lines[3]
-    assert "cam-5: failed, canary output differs" in lines[4]
+    assert "○ 1 queued" in lines[4]
+    assert "✗ 1 failed  ✗ 1 timed out" in lines[4]
+    assert "cam-5: failed, canary output differs" in lines[5]
+
+
+def test_a_terminal_shows_one_drawing_that_changes(
+    fleet: FakeCloud, camctl: Camctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=100)
+    monkeypatch.setattr(Output, "console", lambda self: terminal)
+    thread = _later(fleet, _complete)
+    assert camctl("deploy", "model", "detector:2", "--fleet", "park-a", "--watch").code == 0
+    thread.join()
+    drawn = screen.getvalue()
+    assert "running" in drawn
+    assert "completed" in drawn
+    assert "\x1b[1A" in drawn, "the cursor goes up to draw over the last state"
