@@ -1,6 +1,7 @@
 """``camctl device``: the camera boxes that have enrolled."""
 
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +11,7 @@ from camsdk.cli.options import DeviceArgument, FleetFilter
 from camsdk.cli.profile import Cloud, cloud_command
 
 if TYPE_CHECKING:
-    from camsdk.client import Device
+    from camsdk.client import CameraStatus, Device
 
 app = typer.Typer(help="Devices: the camera boxes that have enrolled.", no_args_is_help=True)
 
@@ -73,33 +74,34 @@ def _show(cloud: Cloud, device: "Device") -> None:
         }
     )
     if reported.cameras:
-        rows = [
-            (
-                camera.camera_id,
-                "finished" if camera.is_finished else "online" if camera.is_online else "offline",
-                camera.frame_count,
-                camera.dropped_frames,
-                camera.detector_calls,
-                camera.reconnects,
-                f"{camera.cpu_ms_per_frame:.2f}",
-                f"{camera.detector_cpu_ms:.1f}",
-            )
-            for camera in reported.cameras
-        ]
-        cloud.out.table(
-            (
-                "camera",
-                "state",
-                ">frames",
-                ">dropped",
-                ">detections",
-                ">reconnects",
-                ">cpu ms/frame",
-                ">cpu ms/detection",
-            ),
-            rows,
-            "",
+        _draw_cameras(cloud, reported.cameras)
+
+
+def _draw_cameras(cloud: Cloud, cameras: "Iterable[CameraStatus]") -> None:
+    headings = (
+        "camera",
+        "state",
+        ">frames",
+        ">dropped",
+        ">detections",
+        ">reconnects",
+        ">cpu ms/frame",
+        ">cpu ms/detection",
+    )
+    rows = [
+        (
+            camera.camera_id,
+            "finished" if camera.is_finished else "online" if camera.is_online else "offline",
+            camera.frame_count,
+            camera.dropped_frames,
+            camera.detector_calls,
+            camera.reconnects,
+            f"{camera.cpu_ms_per_frame:.2f}",
+            f"{camera.detector_cpu_ms:.1f}",
         )
+        for camera in cameras
+    ]
+    cloud.out.table(headings, rows, "no cameras")
 
 
 @cloud_command(app, "show")

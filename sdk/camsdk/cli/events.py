@@ -1,6 +1,6 @@
 """``camctl events``: what the rules saw, stored or as it happens."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,6 +32,20 @@ def describe(event: "EventRecord") -> str:
     return " ".join(part for part in parts if part)
 
 
+def _pages(cloud: Cloud, limit: int, **filters: Any) -> "tuple[list[EventRecord], int]":
+    """At most ``limit`` events, page by page, and the cursor for more; 0 if there are none."""
+    found: list[EventRecord] = []
+    cursor = 0
+    while True:
+        page = cloud.client.list_events(
+            limit=min(limit - len(found), PAGE), after_cursor=cursor, **filters
+        )
+        found.extend(page)
+        cursor = page.next_cursor
+        if not cursor or len(found) >= limit:
+            return found, cursor
+
+
 @cloud_command(app, "list")
 def list_events(
     cloud: Cloud,
@@ -45,24 +59,17 @@ def list_events(
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Start at the top.")] = False,
 ) -> None:
     """Lists stored events, the newest first."""
-    found: list[EventRecord] = []
-    cursor = 0
-    while True:
-        page = cloud.client.list_events(
-            fleet=fleet,
-            device=device,
-            camera=camera,
-            kinds=kind or (),
-            since=since,
-            until=until,
-            limit=min(limit - len(found), PAGE),
-            after_cursor=cursor,
-            newest_first=not oldest_first,
-        )
-        found.extend(page)
-        cursor = page.next_cursor
-        if not cursor or len(found) >= limit:
-            break
+    found, cursor = _pages(
+        cloud,
+        limit,
+        fleet=fleet,
+        device=device,
+        camera=camera,
+        kinds=kind or (),
+        since=since,
+        until=until,
+        newest_first=not oldest_first,
+    )
     if cloud.out.is_json:
         cloud.out.json({"events": found, "next_cursor": cursor})
         return
@@ -70,11 +77,8 @@ def list_events(
         (show_moment(row.timestamp_s), row.kind, row.camera_id, describe(row), row.event_id)
         for row in found
     ]
-    cloud.out.table(
-        ("time", "kind", "camera", "what", "event"),
-        rows,
-        "no events: `camctl events tail` shows them as they happen",
-    )
+    headings = ("time", "kind", "camera", "what", "event")
+    cloud.out.table(headings, rows, "no events: `camctl events tail` shows them as they happen")
 
 
 @cloud_command(app, "tail")

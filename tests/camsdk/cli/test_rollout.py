@@ -73,7 +73,7 @@ def test_deploy_starts_a_rollout(fleet: FakeCloud, camctl: Camctl) -> None:
     assert sent.is_rollback
     newest = camctl("deploy", "model", "--fleet", "park-a")
     assert fleet.state.requests[-1].model == ""
-    assert fleet.state.requests[-1].timeout_s == 300.0
+    assert fleet.state.requests[-1].timeout_s == 0.0, "the cloud's own default"
     assert "camctl rollout watch r2" in newest.err
     assert "wave 1" in newest.out
 
