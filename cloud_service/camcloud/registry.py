@@ -4,8 +4,8 @@ Invariants:
 - Nothing enters whose signature by a trusted key does not verify.
 - ``name:version`` is given to one content for ever; pushing the same bytes again changes nothing.
 - The bytes are in the blob store before the row exists.
-- A bundle leaves only sealed for one device; the sealed form is kept until the device runs it, so
-  that a download can resume at an offset.
+- A bundle leaves only sealed for one device; the sealed form is kept until the device runs or
+  refuses it, so that a download can resume at an offset.
 """
 
 import asyncio
@@ -118,7 +118,7 @@ class Registry:
         return await asyncio.to_thread(self._blobs.get, key, offset, length)
 
     async def forget_sealed(self, device_id: str, digest: str) -> None:
-        """The device has it: the copy that was made for it goes."""
+        """The device has it or refused it: the copy that was made for it goes."""
         await asyncio.to_thread(self._blobs.delete, _sealed_key(device_id, digest))
 
     def _seal(self, key: str, device_id: str, digest: str, sealing_key: bytes) -> None:

@@ -222,45 +222,45 @@ async def _listen(
     stack: AsyncExitStack,
 ) -> Endpoints:
     """Binds all three, then starts all three: a port that is taken leaves nothing half open."""
-    host = settings.advertise or address.host
-    hosts = {"localhost", "127.0.0.1", "::1", host}
-    identity = ServerIdentity(control.authority, sorted(hosts), workspace.pki_dir)
-
     api = make_server(TokenGuard(control.database), API_OPTIONS)
     device = make_server(control.guard, DEVICE_OPTIONS)
     enrolment = make_server(None, ENROLMENT_OPTIONS)
+    stack.push_async_callback(_stop, (api, device, enrolment))
+
+    host = settings.advertise or address.host
+    hosts = sorted({"localhost", "127.0.0.1", "::1", host})
+    identity = ServerIdentity(control.authority, hosts, workspace.pki_dir)
+
+    def bound(server: grpc.aio.Server, step: int, *, wants_client: bool = False) -> str:
+        credentials = identity.credentials(wants_client=wants_client)
+        return str(Address(host, bind(server, address.above(step), credentials).port))
+
     endpoints = Endpoints(
-        *(
-            str(Address(host, bind(server, address.above(step), credentials).port))
-            for step, (server, credentials) in enumerate(
-                (
-                    (api, identity.credentials(wants_client=False)),
-                    (device, identity.credentials(wants_client=True)),
-                    (enrolment, identity.credentials(wants_client=False)),
-                )
-            )
-        )
+        api=bound(api, 0), device=bound(device, 1, wants_client=True), enrolment=bound(enrolment, 2)
     )
+    instance = Instance("embedded", str(workspace.folder), time.time())
+    add_CloudApiServicer_to_server(_user_api(control, data, endpoints, instance), api)
+    add_DeviceGatewayServicer_to_server(DeviceGateway(data.bus, control), device)
+    terms = EnrolmentTerms(endpoints.device, control.trust_keys)
+    add_EnrolmentServicer_to_server(
+        Enrolment(control.database, control.authority, terms), enrolment
+    )
+    await asyncio.gather(*(server.start() for server in (api, device, enrolment)))
+    return endpoints
+
+
+def _user_api(
+    control: ControlParts, data: DataPlane, endpoints: Endpoints, instance: Instance
+) -> CloudApi:
     plane = ControlPlane(
         control.database,
         control.presence,
         control.rollouts,
-        control.registry,
         control.guard,
         endpoints.enrolment,
         control.authority.ca_pem,
     )
-    instance = Instance("embedded", str(workspace.folder), time.time())
-    terms = EnrolmentTerms(endpoints.device, control.trust_keys)
-    add_CloudApiServicer_to_server(CloudApi(plane, data, instance), api)
-    add_DeviceGatewayServicer_to_server(DeviceGateway(data.bus, control), device)
-    add_EnrolmentServicer_to_server(
-        Enrolment(control.database, control.authority, terms), enrolment
-    )
-    servers = (api, device, enrolment)
-    stack.push_async_callback(_stop, servers)
-    await asyncio.gather(*(server.start() for server in servers))
-    return endpoints
+    return CloudApi(plane, control.registry, data, instance)
 
 
 async def _stop(servers: tuple[grpc.aio.Server, ...]) -> None:

@@ -1,8 +1,8 @@
-"""The user API's control part: fleets, devices, tokens, rules, models and rollouts."""
+"""The user API's control part: fleets, devices, tokens and rules."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
@@ -15,15 +15,12 @@ from camcloud.fleet import certificates, devices, tokens
 from camcloud.fleet.devices import DeviceRow
 from camcloud.fleet.presence import Presence
 from camcloud.fleet.shadow import desired_state
-from camcloud.registry import Registry, find_model, list_models, references
-from camcloud.rollout import store
-from camcloud.rollout.plan import Rollout
+from camcloud.registry import references
 from camcloud.rollout.service import RolloutService
 from camcloud.store.database import Database
 from camproto.v1 import api_pb2
 from camproto.v1.api_pb2_grpc import CloudApiServicer
-from camsdk.artifact.bundle import MAX_BUNDLE_BYTES
-from camsdk.errors import InvalidInput, ResourceExhausted
+from camsdk.errors import InvalidInput
 from camsdk.vision.rules import parse_rules
 from camsdk.wire.tokens import encode_token
 
@@ -45,7 +42,6 @@ class ControlPlane:
     database: Database
     presence: Presence
     rollouts: RolloutService
-    registry: Registry
     guard: DeviceGuard
     enrolment_endpoint: str
     ca_pem: bytes
@@ -53,7 +49,10 @@ class ControlPlane:
 
 
 class ControlApi(CloudApiServicer):
-    """Calls that read and change the fleet; each raises what the errors page of its work says."""
+    """Calls that read and change fleets and devices.
+
+    Each raises what the function that it hands the work to says it raises.
+    """
 
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
@@ -215,96 +214,6 @@ class ControlApi(CloudApiServicer):
         if not request.is_dry_run:
             self._plane.presence.wake(device_ids)
         return api_pb2.ApplyRulesResponse(rules_digest=digest, device_count=len(device_ids))
-
-    @override
-    async def PushModel(
-        self, request_iterator: AsyncIterator[api_pb2.PushModelRequest], context: Context
-    ) -> api_pb2.Model:
-        """Takes a signed bundle in, sent in chunks."""
-        data = bytearray()
-        async for chunk in request_iterator:
-            data += chunk.data
-            if len(data) > MAX_BUNDLE_BYTES:
-                raise ResourceExhausted(f"A bundle has at most {MAX_BUNDLE_BYTES} bytes.")
-        return messages.model_message(await self._plane.registry.push(bytes(data)))
-
-    @override
-    async def ListModels(
-        self, request: api_pb2.ListModelsRequest, context: Context
-    ) -> api_pb2.ListModelsResponse:
-        """Models, the newest first."""
-        rows = await self._database.arun(lambda c: list_models(c, request.name))
-        return api_pb2.ListModelsResponse(models=[messages.model_message(row) for row in rows])
-
-    @override
-    async def GetModel(self, request: api_pb2.GetModelRequest, context: Context) -> api_pb2.Model:
-        """One model, by name, name:version or digest."""
-        row = await self._database.arun(lambda c: find_model(c, request.reference))
-        return messages.model_message(row)
-
-    @override
-    async def CreateRollout(
-        self, request: api_pb2.CreateRolloutRequest, context: Context
-    ) -> api_pb2.Rollout:
-        """Begins to bring a model to a fleet."""
-        plan = messages.plan_of(request)
-        rollout = await self._plane.rollouts.create(request.model, request.fleet, plan)
-        return await self._rollout(rollout)
-
-    @override
-    async def GetRollout(
-        self, request: api_pb2.GetRolloutRequest, context: Context
-    ) -> api_pb2.Rollout:
-        """One rollout."""
-        return await self._rollout(await self._plane.rollouts.get(request.rollout_id))
-
-    @override
-    async def ListRollouts(
-        self, request: api_pb2.ListRolloutsRequest, context: Context
-    ) -> api_pb2.ListRolloutsResponse:
-        """Rollouts, the newest first."""
-
-        def work(connection: Connection) -> api_pb2.ListRolloutsResponse:
-            names = references(connection)
-            rows = store.load_all(connection, request.fleet)
-            return api_pb2.ListRolloutsResponse(
-                rollouts=[messages.rollout_message(row, names) for row in rows]
-            )
-
-        return await self._database.arun(work)
-
-    @override
-    async def WatchRollout(
-        self, request: api_pb2.GetRolloutRequest, context: Context
-    ) -> AsyncIterator[api_pb2.Rollout]:
-        """The rollout now and after every change, until it has ended."""
-        async for rollout in self._plane.rollouts.watch(request.rollout_id):
-            yield await self._rollout(rollout)
-
-    @override
-    async def ControlRollout(
-        self, request: api_pb2.ControlRolloutRequest, context: Context
-    ) -> api_pb2.Rollout:
-        """Approves, pauses, resumes or aborts."""
-        rollouts, rollout_id = self._plane.rollouts, request.rollout_id
-        match request.action:
-            case api_pb2.ROLLOUT_ACTION_APPROVE:
-                rollout = await rollouts.approve(rollout_id)
-            case api_pb2.ROLLOUT_ACTION_PAUSE:
-                rollout = await rollouts.pause(rollout_id)
-            case api_pb2.ROLLOUT_ACTION_RESUME:
-                rollout = await rollouts.resume(rollout_id)
-            case api_pb2.ROLLOUT_ACTION_ABORT:
-                rollout = await rollouts.abort(rollout_id, "aborted by an operator")
-            case _:
-                raise InvalidInput(
-                    f"Action {request.action} is not known.", "approve, pause, resume or abort"
-                )
-        return await self._rollout(rollout)
-
-    async def _rollout(self, rollout: Rollout) -> api_pb2.Rollout:
-        names = await self._database.arun(references)
-        return messages.rollout_message(rollout, names)
 
     def _named_device(self, connection: Connection, device_id: str) -> api_pb2.Device:
         return self._device(connection, devices.find_device(connection, device_id))

@@ -1,4 +1,4 @@
-"""The whole user API in one servicer: control, data, and the cloud at a glance."""
+"""The whole user API in one servicer: control, releases, data, and the cloud at a glance."""
 
 import time
 from collections.abc import Callable
@@ -9,8 +9,10 @@ from typing_extensions import override
 from camcloud.api.control import ControlApi, ControlPlane
 from camcloud.api.data import DataApi
 from camcloud.api.errors import Context
+from camcloud.api.releases import ReleaseApi
 from camcloud.data_plane import DataPlane
 from camcloud.fleet.devices import count_devices
+from camcloud.registry import Registry
 from camproto.v1 import api_pb2
 from camsdk import __version__
 
@@ -30,18 +32,20 @@ class Instance:
     started_timestamp_s: float
 
 
-class CloudApi(ControlApi, DataApi):
+class CloudApi(ControlApi, ReleaseApi, DataApi):
     """All methods of ``camproto.v1.CloudApi``."""
 
     def __init__(
         self,
         control: ControlPlane,
+        registry: Registry,
         data: DataPlane,
         instance: Instance,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         ControlApi.__init__(self, control)
+        ReleaseApi.__init__(self, control.database, registry, control.rollouts)
         DataApi.__init__(self, data)
         self._instance = instance
         self._clock = clock

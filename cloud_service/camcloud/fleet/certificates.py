@@ -10,6 +10,9 @@ from sqlalchemy import Connection, delete, insert, select
 from camcloud.fleet.authority import DeviceCertificate
 from camcloud.store.fleet_tables import certificates, devices
 
+MAX_IN_FORCE = 8
+"""Certificates of one device: a renewal leaves the old one good, for calls that are under way."""
+
 _BATCH = 500
 """Serials per query; SQLite bounds the variables of one."""
 
@@ -17,10 +20,17 @@ _BATCH = 500
 def record(
     connection: Connection, device_id: str, certificate: DeviceCertificate, now_s: float
 ) -> None:
-    """Puts a new certificate in force and forgets those that have expired."""
+    """Puts a new certificate in force, and ends those that have expired or are too many."""
+    of_device = select(certificates.c.serial).where(certificates.c.device_id == device_id)
+    newest = (
+        of_device.where(certificates.c.expires_timestamp_s >= now_s)
+        .order_by(certificates.c.expires_timestamp_s.desc())
+        .limit(MAX_IN_FORCE - 1)
+    )
+    kept = [row.serial for row in connection.execute(newest)]
     connection.execute(
         delete(certificates).where(
-            certificates.c.device_id == device_id, certificates.c.expires_timestamp_s < now_s
+            certificates.c.device_id == device_id, certificates.c.serial.not_in(kept)
         )
     )
     connection.execute(

@@ -165,7 +165,7 @@ class DeviceShadow(DeviceGatewayServicer):
             if seen != last:
                 await self._rollouts.observe(seen, reported)
                 last = seen
-                if seen.progress is Progress.GOOD and seen.update_digest:
+                if seen.progress in (Progress.GOOD, Progress.FAILED) and seen.update_digest:
                     await self._registry.forget_sealed(device.device_id, seen.update_digest)
             elif now_s - persisted_s >= PERSIST_INTERVAL_S:
                 keep = partial(

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from camcloud.fleet import devices
-from camcloud.fleet.devices import DeviceRow
+from camcloud.fleet.devices import DeviceRow, FleetRow
 from camcloud.fleet.presence import Presence
 from camcloud.registry import ModelRow, find_model, newest_model
 from camcloud.rollout import engine, store
@@ -153,7 +153,7 @@ class RolloutService:
             return active
         return await self._database.arun(lambda connection: store.load(connection, rollout_id))
 
-    async def watch(self, rollout_id: str) -> AsyncIterator[Rollout]:
+    async def watch(self, rollout_id: str) -> AsyncGenerator[Rollout, None]:
         """The rollout now and after every change, until it has ended. Fast changes may merge.
 
         Raises:
@@ -246,18 +246,17 @@ class RolloutService:
             devices.set_release(
                 connection, ended.fleet, ended.digest, is_rollback=ended.plan.is_rollback
             )
+        fleet = devices.find_fleet(connection, ended.fleet)
         for device in devices.list_devices(connection, ended.fleet):
-            self._converge(connection, news, device, is_held=False)
+            self._converge(connection, news, fleet, device)
 
     def _converge(
-        self, connection: Connection, news: _News, device: DeviceRow, *, is_held: bool
+        self, connection: Connection, news: _News, fleet: FleetRow, device: DeviceRow
     ) -> None:
-        """Orders the fleet's release, if nothing else decides what the device runs."""
-        fleet = devices.find_fleet(connection, device.fleet)
+        """Orders the fleet's release to a device that no active rollout holds, if it lacks it."""
         digest = fleet.release_digest
-        if is_held or device.is_revoked:
-            return
-        if digest in ("", device.desired_digest, device.refused_digest):
+        is_settled = digest in ("", device.desired_digest, device.refused_digest)
+        if is_settled or device.is_revoked:
             return
         fits = find_model(connection, digest).fits(device.hardware)
         if not fits or store.is_reverting(connection, device.device_id, device.attempt):
@@ -323,8 +322,10 @@ class RolloutService:
             if not rollout.state.has_ended
             for execution in rollout.executions
         )
-        device = devices.find_device(connection, seen.device_id)
-        self._converge(connection, news, device, is_held=is_held)
+        if not is_held:
+            device = devices.find_device(connection, seen.device_id)
+            fleet = devices.find_fleet(connection, device.fleet)
+            self._converge(connection, news, fleet, device)
 
     def _revoke(self, connection: Connection, news: _News, device_id: str, reason: str) -> None:
         devices.revoke_device(connection, device_id, reason)
