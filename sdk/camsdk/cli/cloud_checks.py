@@ -85,9 +85,7 @@ def check_certificate(host: str, port: int, ca_pem: bytes | None) -> Check:
             "give this cloud's CA certificate with --ca, and the name it was made for",
         )
     except ssl.SSLError as error:
-        return Check(
-            name, Verdict.FAILED, f"no TLS with {host}:{port}: {error.reason}", "check the port"
-        )
+        return Check(name, Verdict.FAILED, f"no TLS with {host}:{port}: {error}", "check the port")
     except OSError as error:
         return Check(name, Verdict.SKIPPED, f"{host}:{port} cannot be reached: {error}")
     end_s = ssl.cert_time_to_seconds(str(presented["notAfter"]))

@@ -7,6 +7,7 @@ Command modules import what is heavy inside their functions: ``camctl --help`` s
 
 import functools
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -120,6 +121,8 @@ def add_installed_commands(app: typer.Typer) -> None:
 
 def main() -> None:
     """Runs ``camctl`` and exits."""
+    # gRPC's core logs to standard error by itself; what it means is in our own errors.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     is_json = "--json" in sys.argv
     try:
         root_command()()

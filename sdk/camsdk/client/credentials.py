@@ -4,6 +4,7 @@ There is no plaintext mode: a token that travels in the clear is a token given a
 """
 
 import re
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +45,8 @@ class Credentials:
     def __post_init__(self) -> None:
         if not self.token or not self.token.isascii() or not self.token.isprintable():
             raise InvalidInput("the API token is empty or not one line of ASCII text")
+        if self.ca_pem is not None:
+            _check_certificate(self.ca_pem)
 
     @staticmethod
     def from_files(
@@ -79,6 +82,17 @@ def _read(path: Path, what: str) -> bytes:
         raise Unauthenticated(
             f"{what} cannot be read from {path}: {error.strerror}",
             "name the right file, or start an embedded cloud with `camctl serve`",
+        ) from error
+
+
+def _check_certificate(pem: bytes) -> None:
+    # gRPC would only say that the cloud is unavailable.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cadata=pem.decode("ascii"))
+    except (ssl.SSLError, UnicodeDecodeError, ValueError) as error:
+        raise InvalidInput(
+            "the CA certificate is not valid PEM", "give the ca.pem of the cloud's data folder"
         ) from error
 
 

@@ -48,6 +48,12 @@ _BY_STATUS: dict[grpc.StatusCode, type[CamError]] = {
     grpc.StatusCode.DATA_LOSS: DataCorrupted,
 }
 
+_CLUES = {
+    "DNS resolution failed": ": its name is not known",
+    "Connection refused": ": nothing listens there",
+}
+"""What gRPC's wordy details mean, where they mean one thing."""
+
 
 def error_of(
     status: grpc.StatusCode,
@@ -83,8 +89,9 @@ def _transport_error(status: grpc.StatusCode, details: str, target: str) -> CamE
                 f"the certificate of {target} is not trusted or is for another name",
                 "give this cloud's CA certificate (camctl: --ca) and the name it was made for",
             )
+        why = next((words for clue, words in _CLUES.items() if clue in details), "")
         return Unavailable(
-            f"the cloud at {target} cannot be reached",
+            f"the cloud at {target} cannot be reached{why}",
             "check the address, and that `camctl serve` runs there",
         )
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -280,7 +280,7 @@ def test_an_absent_cloud_is_named(cloud: FakeCloud) -> None:
     cloud.stop()
     with cloud.client(timeout_s=1.0) as client, pytest.raises(Unavailable) as caught:
         client.status()
-    assert f"127.0.0.1:{cloud.port}" in caught.value.message
+    assert f"127.0.0.1:{cloud.port} cannot be reached: nothing listens" in caught.value.message
     assert "camctl serve" in caught.value.hint
     cloud.start()
 
@@ -291,6 +291,9 @@ def test_bad_settings_are_refused_at_once(cloud: FakeCloud) -> None:
             Client(endpoint, credentials=cloud.credentials)
     with pytest.raises(InvalidInput):
         Client("x", credentials=cloud.credentials, timeout_s=0)
+    for pem in (b"", b"nonsense", b"\xff", server_tls().ca_pem[:200]):
+        with pytest.raises(InvalidInput, match="PEM"):
+            Credentials("token", pem)
     for token in ("", "two\nlines", "naïve"):
         with pytest.raises(InvalidInput):
             Credentials(token)
@@ -303,7 +306,7 @@ def test_an_unknown_strategy_is_refused(client: Client) -> None:
 
 
 def test_the_token_is_not_shown() -> None:
-    assert "secret" not in repr(Credentials("secret", b"pem"))
+    assert "secret" not in repr(Credentials("secret", server_tls().ca_pem))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from camsdk.client.profiles import DEFAULT_SERVER, EMBEDDED, embedded_profile, find_profile
 from camsdk.errors import CamError, InvalidInput, NotFound, Unauthenticated
+from support.tls import server_tls
 
 CONFIG = """
 default = "park"
@@ -67,9 +68,9 @@ def test_credentials_come_from_the_files(config: Path, tmp_path: Path) -> None:
     assert embedded.is_absent()
     embedded.token_file.write_text("t")
     (tmp_path / "pki").mkdir()
-    (tmp_path / "pki" / "ca.pem").write_bytes(b"pem")
+    (tmp_path / "pki" / "ca.pem").write_bytes(server_tls().ca_pem)
     assert not embedded.is_absent()
-    assert embedded.credentials().ca_pem == b"pem"
+    assert embedded.credentials().ca_pem == server_tls().ca_pem
 
 
 @pytest.mark.parametrize(
