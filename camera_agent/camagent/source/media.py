@@ -35,14 +35,14 @@ at 50 fps), from which a decoder that joins late must wait."""
 MAX_BARREN_PACKETS = 120
 """The same once pictures have come: from then on, every packet should give one."""
 
-_CONTAINERS = "avi,mov,mp4,matroska,webm,mpegts,h264,hevc,m4v,mjpeg,flv"
+_CONTAINERS = "avi,mov,mp4,matroska,webm,mpegts,h264,hevc,m4v,mjpeg"
 _PLANAR = {"yuv420p": False, "yuvj420p": True}
 _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
 _FILE_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
 _HTTP_OPTIONS = {
     "protocol_whitelist": "http,https,tls,tcp",
-    "format_whitelist": "mpjpeg,mpegts,mjpeg,flv,mov,mp4,matroska,webm",
+    "format_whitelist": "mpjpeg,mpegts,mjpeg,mov,mp4,matroska,webm",
 }
 # First picture early: nothing is probed, the decoder learns what it needs from the stream. On
 # loopback the first picture comes with the second frame, not the fourth to eighth. Only video is
@@ -129,6 +129,10 @@ class Video:
             except av.error.FFmpegError as error:
                 failure = error
                 continue
+            except IndexError:
+                # At the end PyAV (18.1) flushes streams that appeared while it read, and that it
+                # does not know: all that could be read has been.
+                return
             # An interrupted read gives out what was buffered, or an end, before it fails.
             limit_s = self._read_timeout_s
             if limit_s is not None and time.monotonic() - asked_s >= limit_s:
@@ -164,6 +168,7 @@ def open_video(address: Address, settings: CameraSettings) -> Video:
         container = av.open(
             address.target,
             options=_options(address, settings),
+            metadata_errors="replace",  # a title in an unknown encoding is no reason to fail
             timeout=None if address.is_recording else timeouts_s,
         )
     except av.error.FFmpegError as error:

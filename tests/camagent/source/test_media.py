@@ -16,7 +16,7 @@ from camagent.source.address import parse_address
 from camagent.source.media import MAX_BARREN_PACKETS, MAX_SIDE_PX, open_video
 from camsdk.errors import SourceError
 from camsdk.vision.frames import Frame
-from support.clips import Clip, encode, scene, still
+from support.clips import Clip, encode, scene, still, write_video
 
 
 def raw_file(path: Path, *clips: Clip) -> Path:
@@ -88,6 +88,54 @@ def test_case_2_a_picture_of_8192_pixels_is_refused_before_it_is_decoded(tmp_pat
         read(path)
     # The encoder above has already taken more than that, so nothing may come on top.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 16 * 1024
+
+
+def mangle(data: bytes, rng: random.Random) -> bytes:
+    """Flip, overwrite, cut and repeat bytes, mostly in the container's headers."""
+    damaged = bytearray(data)
+    for _ in range(rng.choice((1, 3, 10, 50))):
+        reach = len(damaged) if rng.random() < 0.5 else min(len(damaged), 2000)
+        at, kind = rng.randrange(reach), rng.random()
+        if kind < 0.6:
+            damaged[at] ^= 1 << rng.randrange(8)
+        elif kind < 0.8:
+            damaged[at : at + 4] = rng.choice((b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff"))
+        elif kind < 0.9:
+            del damaged[at : at + rng.randrange(1, 64)]
+        else:
+            damaged[at:at] = damaged[rng.randrange(len(damaged)) :][: rng.randrange(1, 64)]
+    return bytes(damaged)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv", "ts"])
+def test_a_thousand_damaged_files_give_frames_or_a_source_error(
+    tmp_path: Path, suffix: str
+) -> None:
+    whole = write_video(tmp_path / f"whole.{suffix}", scene(160, 120, 12)).read_bytes()
+    path, rng = tmp_path / f"damaged.{suffix}", random.Random(17)
+    outcomes = {"frames": 0, "refused": 0}
+    for _ in range(1000):
+        path.write_bytes(mangle(whole, rng))
+        try:
+            outcomes["frames"] += bool(read(path))
+        except SourceError:
+            outcomes["refused"] += 1
+    assert sum(outcomes.values()) == 1000
+    assert outcomes["frames"] > 100
+
+
+def test_a_title_in_an_unknown_encoding_is_no_reason_to_fail(tmp_path: Path) -> None:
+    path = tmp_path / "title.avi"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "XXXXXXXX"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        picture = next(iter(still(64, 48, 1)))
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"XXXXXXXX", b"caf\xe9 \xff\xfe\xfd"))
+    assert len(read(path)) == 1
 
 
 def test_case_2_a_picture_beyond_the_bound_is_refused(tmp_path: Path) -> None:
