@@ -9,11 +9,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from camagent.batch import Batcher
-from camagent.config import AgentConfig, CameraSettings
+from camagent.config import AgentConfig, CameraSettings, OutboxSettings
 from camagent.detect import Detect
 from camagent.features import Features
 from camagent.gate import Gate
@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 _MAX_RECORDING_FAILURES = 3  # a file that fails thrice will fail again
 _POLL_S = 0.05
+_FAST_WAIT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ class CameraWorker:
             self.is_finished = True
 
     def _run_pipeline(self, source: Source, stop: threading.Event) -> None:
-        batcher = Batcher(self._outbox, self.camera_id, self._session, self._config.outbox)
+        batcher = Batcher(self._outbox, self.camera_id, self._session, self._batching())
 
         def begin_session(presence: Presence) -> None:
             if presence.is_online:
@@ -235,6 +236,13 @@ class CameraWorker:
             with self._lock:
                 self._past += pipeline.stats()
                 self._zones = self._pipeline = self._batcher = None
+
+    def _batching(self) -> OutboxSettings:
+        """A recording that is read fast fills its batches: nobody waits for its frames."""
+        settings = self._config.outbox
+        if not self._is_recording or self._settings.pace == "realtime":
+            return settings
+        return replace(settings, batch_wait_s=max(settings.batch_wait_s, _FAST_WAIT_S))
 
     def _next_session(self, source_key: str) -> Session:
         start_s = self._settings.start_time_s

@@ -139,7 +139,8 @@ class OutboxSettings:
     Attributes:
         max_bytes: Of waiting batches; 256 MiB hold days of one busy camera's boxes.
         batch_frames: Frames of a full batch; 32, from where the cost per frame falls no further.
-        batch_wait_s: Longest wait of a frame without event for its batch; an event waits not.
+        batch_wait_s: Longest wait of a frame without event for its batch; an event waits not. At
+            10 frames/s, 0.2 s make batches of 2 frames; 1 s compresses them better, for thin lines.
     """
 
     max_bytes: int = 256 << 20

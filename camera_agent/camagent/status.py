@@ -46,10 +46,9 @@ class ProcessFigures:
         startup_cpu_s: float, runtime_rss_bytes: int = 0, runtime_cpu_s: float = 0.0
     ) -> "ProcessFigures":
         """Figures of this moment; ``startup_cpu_s`` is the process' CPU when work began."""
-        unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB on Linux
         return ProcessFigures(
             rss_bytes=psutil.Process().memory_info().rss,
-            peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+            peak_rss_bytes=_peak_rss_bytes(),
             agent_cpu_s=time.process_time() - startup_cpu_s,
             startup_cpu_s=startup_cpu_s,
             runtime_rss_bytes=runtime_rss_bytes,
@@ -130,6 +129,17 @@ def totals(cameras: tuple[CameraReport, ...]) -> Mapping[str, float | bool]:
         "dropped_frames": sum(camera.dropped_frames for camera in cameras),
         "is_finished": all(camera.is_finished for camera in cameras),
     }
+
+
+def _peak_rss_bytes() -> int:
+    """Of this program. On Linux not from getrusage(2): that keeps what the process was before."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB elsewhere
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    lines = (line.split() for line in status.splitlines())
+    return next((int(line[1]) * 1024 for line in lines if line[:1] == ["VmHWM:"]), 0)
 
 
 def write_status(status: AgentStatus, path: Path) -> None:
