@@ -128,13 +128,13 @@ def test_events_beyond_one_page(cloud: FakeCloud, camctl: Camctl) -> None:
 
 def test_tail_prints_a_line_an_event(cloud: FakeCloud, camctl: Camctl) -> None:
     cloud.add_event()
-    adder = threading.Timer(0.3, cloud.add_event)
+    adder = threading.Timer(0.1, cloud.add_event)
     adder.start()
     followed = camctl("events", "tail", "--after-cursor", "0", "--limit", "2", "--json")
     adder.join()
     assert followed.code == 0
     assert [row["sequence"] for row in followed.lines] == [1, 2]
-    shown = camctl("events", "tail", "--after-cursor", "0", "--seconds", "0.2")
+    shown = camctl("events", "tail", "--after-cursor", "0", "--seconds", "0.1")
     assert shown.out.count("line_crossed") == 2
     assert "Ctrl-C" in shown.err
 

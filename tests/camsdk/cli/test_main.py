@@ -64,7 +64,11 @@ def test_profile_file_and_flags(
     assert camctl("fleet", "list", "--profile", "park", "--json").json == {"fleets": []}
     monkeypatch.setenv("CAMCTL_PROFILE", "park")
     assert camctl("fleet", "list", "--json").json == {"fleets": []}
-    assert camctl("fleet", "list", "--server", "127.0.0.1:1", "--json").code == 1
+    (tmp_path / "config.toml").write_text(
+        '[profiles.park]\nserver = "127.0.0.1:1"\ntoken_file = "token"\nca = "ca.pem"\n'
+    )
+    assert camctl("fleet", "list", "--server", cloud.endpoint).code == 0
+    monkeypatch.setenv("CAMCTL_SERVER", cloud.endpoint)
     monkeypatch.setenv("CAMCTL_TOKEN", "wrong")
     assert camctl("fleet", "list").code == 1
     monkeypatch.setenv("CAMCTL_TOKEN", ADMIN)
@@ -111,6 +115,7 @@ def test_completion_knows_the_clouds_names(
     assert "park-a" in complete("camctl deploy model --fleet ")
     assert {"fleet", "device", "doctor"} <= complete("camctl ")
     cloud.stop()
+    monkeypatch.setattr("camsdk.cli.complete.TIMEOUT_S", 0.1)
     assert "park-a" not in complete("camctl fleet show p")
     cloud.start()
 

@@ -49,7 +49,7 @@ def _later(fleet: FakeCloud, *changes: object) -> threading.Thread:
         while not fleet.state.rollouts and time.monotonic() < deadline_s:
             time.sleep(0.01)
         for change in changes:
-            time.sleep(0.15)
+            time.sleep(0.1)
             fleet.change_rollout("r1", change)  # type: ignore[arg-type] # functions, see callers
 
     thread = threading.Thread(target=act)
@@ -104,7 +104,7 @@ def test_an_aborted_rollout_is_exit_code_1(fleet: FakeCloud, camctl: Camctl) -> 
 
 def test_watching_is_bounded(fleet: FakeCloud, camctl: Camctl) -> None:
     camctl("deploy", "model", "--fleet", "park-a", "--needs-approval")
-    outcome = camctl("rollout", "watch", "r1", "--seconds", "0.2", "--json")
+    outcome = camctl("rollout", "watch", "r1", "--seconds", "0.1", "--json")
     assert outcome.code == 1
     assert outcome.lines[-1]["error"]["reason"] == "deadline-exceeded"
 

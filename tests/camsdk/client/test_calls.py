@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from camproto.v1 import api_pb2
-from camsdk.client import AsyncClient, Client, Credentials, Strategy, UpdateState
+from camsdk.client import AsyncClient, Client, Credentials, RetryPolicy, Strategy, UpdateState
 from camsdk.client.aio import AsyncEventStream, AsyncRollout
 from camsdk.client.calls import MAX_IMAGE_BYTES
 from camsdk.client.sync import EventStream, Rollout
@@ -278,7 +278,8 @@ def test_every_call_has_a_deadline(cloud: FakeCloud) -> None:
 
 def test_an_absent_cloud_is_named(cloud: FakeCloud) -> None:
     cloud.stop()
-    with cloud.client(timeout_s=1.0) as client, pytest.raises(Unavailable) as caught:
+    once = RetryPolicy(max_attempts=1)
+    with cloud.client(retry=once) as client, pytest.raises(Unavailable) as caught:
         client.status()
     assert f"127.0.0.1:{cloud.port} cannot be reached: nothing listens" in caught.value.message
     assert "camctl serve" in caught.value.hint

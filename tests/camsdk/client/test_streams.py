@@ -84,12 +84,12 @@ def test_a_repeated_event_is_handed_on_once(cloud: FakeCloud, client: Client) ->
 
 def test_a_stream_ends_at_its_time(client: Client) -> None:
     start_s = time.monotonic()
-    assert list(client.events(timeout_s=0.3)) == []
-    assert 0.2 < time.monotonic() - start_s < 2.0
+    assert list(client.events(timeout_s=0.15)) == []
+    assert 0.1 < time.monotonic() - start_s < 2.0
 
 
 def test_a_stream_ends_at_its_time_without_a_cloud(cloud: FakeCloud, client: Client) -> None:
-    stream = client.events(timeout_s=0.5)
+    stream = client.events(timeout_s=0.2)
     cloud.stop()
     assert list(stream) == []
     cloud.start()
@@ -100,7 +100,7 @@ def test_closing_from_another_thread_ends_a_waiting_stream(
     cloud: FakeCloud, client: Client, is_client: bool
 ) -> None:
     stream = client.events()
-    closer = threading.Timer(0.2, client.close if is_client else stream.close)
+    closer = threading.Timer(0.1, client.close if is_client else stream.close)
     closer.start()
     assert list(stream) == []
     closer.join()
@@ -171,7 +171,7 @@ def test_waiting_for_a_rollout(rollout_cloud: FakeCloud, client: Client) -> None
 def test_waiting_is_bounded(rollout_cloud: FakeCloud, client: Client) -> None:
     rollout = client.deploy(fleet="park-a", needs_approval=True)
     with pytest.raises(DeadlineExceeded, match="still pending"):
-        rollout.wait(timeout_s=0.3)
+        rollout.wait(timeout_s=0.15)
 
 
 def test_an_aborted_rollout_is_a_result(rollout_cloud: FakeCloud, client: Client) -> None:
