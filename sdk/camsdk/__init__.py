@@ -7,15 +7,15 @@ that a camera agent, which imports only the light parts, pays for nothing else.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from camsdk.client import AsyncClient, Client
+    from camsdk.client import AsyncClient, Client, Credentials
     from camsdk.errors import CamError
 
 __version__ = "0.1.0"
-__all__ = ["AsyncClient", "CamError", "Client", "__version__"]
+__all__ = ["AsyncClient", "CamError", "Client", "Credentials", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"Client", "AsyncClient"}:
+    if name in {"AsyncClient", "Client", "Credentials"}:
         from camsdk import client
 
         return getattr(client, name)

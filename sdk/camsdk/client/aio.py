@@ -249,7 +249,7 @@ class AsyncClient:
         )
 
     async def list_rollouts(self, *, fleet: str = "") -> tuple[RolloutStatus, ...]:
-        """Rollouts, of one fleet or of all."""
+        """Rollouts, of one fleet or of all, newest first."""
         return await self._connection.send(calls.list_rollouts(fleet))
 
 

@@ -250,7 +250,7 @@ def apply_rules(fleet: str, rules_yaml: str, is_dry_run: bool) -> Call[AppliedRu
 
 
 def push_model(bundle: bytes | Path) -> Call[Model]:
-    """Uploads a signed bundle in chunks."""
+    """Uploads a signed bundle in chunks; the same bundle twice is one release."""
     data = bundle if isinstance(bundle, bytes) else _file_bytes(bundle, "bundle")
     if not data:
         raise InvalidInput("the bundle is empty", "give a .cam file made by `camctl model sign`")
@@ -259,7 +259,7 @@ def push_model(bundle: bytes | Path) -> Call[Model]:
         for start in range(0, len(data), PUSH_CHUNK_BYTES):
             yield api_pb2.PushModelRequest(data=data[start : start + PUSH_CHUNK_BYTES])
 
-    return Call("PushModel", chunks, messages.model, is_idempotent=False, timeout_s=PUSH_TIMEOUT_S)
+    return Call("PushModel", chunks, messages.model, timeout_s=PUSH_TIMEOUT_S)
 
 
 def list_models(name: str) -> Call[tuple[Model, ...]]:
@@ -329,7 +329,7 @@ def get_rollout(rollout_id: str) -> Call[RolloutStatus]:
 
 
 def list_rollouts(fleet: str) -> Call[tuple[RolloutStatus, ...]]:
-    """Rollouts, newest last."""
+    """Rollouts, newest first."""
 
     def parse(answer: api_pb2.ListRolloutsResponse) -> tuple[RolloutStatus, ...]:
         return tuple(messages.rollout_status(row) for row in answer.rollouts)

@@ -300,7 +300,7 @@ class Client:
         return Rollout(self._connection, self._connection.send(calls.get_rollout(rollout_id)))
 
     def list_rollouts(self, *, fleet: str = "") -> tuple[RolloutStatus, ...]:
-        """Rollouts, of one fleet or of all."""
+        """Rollouts, of one fleet or of all, newest first."""
         return self._connection.send(calls.list_rollouts(fleet))
 
 

@@ -246,6 +246,8 @@ def test_what_is_idempotent_is_sent_again(cloud: FakeCloud, client: Client) -> N
     cloud.fail("ListFleets", *[grpc.StatusCode.UNAVAILABLE] * 3)
     assert client.list_fleets() == ()
     assert cloud.state.calls["ListFleets"] == 4
+    cloud.fail("PushModel", grpc.StatusCode.UNAVAILABLE)
+    assert client.push_model(b"CAM" + bytes(600_000)).size_bytes == 600_003
     cloud.fail("ListFleets", *[Unavailable("the store is away")] * 4)
     with pytest.raises(Unavailable, match="store is away"):
         client.list_fleets()
@@ -258,7 +260,6 @@ def test_what_is_not_idempotent_is_sent_once(cloud: FakeCloud, client: Client) -
         "CreateRollout": lambda: client.deploy(fleet="park-a"),
         "CreateBootstrapToken": lambda: client.create_bootstrap_token("park-a"),
         "CreateApiToken": lambda: client.create_api_token("ann"),
-        "PushModel": lambda: client.push_model(b"CAM"),
     }.items():
         cloud.fail(method, grpc.StatusCode.UNAVAILABLE)
         with pytest.raises(Unavailable):
