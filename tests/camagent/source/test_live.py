@@ -27,7 +27,9 @@ from camsdk.vision.frames import Frame
 from support.clips import Clip, encode, scene
 from support.rtsp_server import RtspServer
 
-TRANSPORTS = pytest.mark.parametrize("transport", ["tcp", "udp"])
+TRANSPORTS = pytest.mark.parametrize(
+    "transport", ["tcp", pytest.param("udp", marks=pytest.mark.slow)]
+)
 
 
 @pytest.fixture(scope="module")
