@@ -136,8 +136,9 @@ def import_float(
         tensors=output_names(),
         strides=STRIDES,
         reg_max=10,
-        # Trackers make use of uncertain boxes; applications filter further.
-        score_threshold=0.2,
+        # Trackers make use of uncertain boxes, but below this most are ghosts beside a box that
+        # is sure already: 23 boxes a frame of the walkers' clip at 0.2, 14 here, 8 above 0.5.
+        score_threshold=0.3,
         nms_iou=0.6,
         max_detections=100,
     )

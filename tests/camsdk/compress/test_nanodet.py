@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from camagent.canary import run_canary
+from camagent.runtimes.base import local_hardware
 from camagent.runtimes.cpu import CpuRuntime
 from camsdk import assets
+from camsdk.artifact import bundle, keys
 from camsdk.artifact.decode import decode
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress import nanodet
@@ -56,6 +59,15 @@ class TestOnTheClip:
         assert agreement.ap50["all"] >= 0.97
         assert agreement.speedup > 1.2
         assert compressed.draft.manifest.metrics["cpu_ms"] == agreement.candidate_ms
+
+    def test_a_device_accepts_the_signed_artifact_and_its_canary(
+        self, compressed: Compressed
+    ) -> None:
+        key = keys.generate_signing_key()
+        data = bundle.pack(compressed.draft.manifest, compressed.draft.members, key)
+        opened = bundle.open_bundle(data, [keys.public_bytes(key)], hardware=local_hardware())
+        with CpuRuntime.start(opened.model) as runtime:
+            run_canary(opened, runtime, deadline_s=10)
 
     def test_float_sees_the_walkers(self, exact: Draft, vtest_path: Path) -> None:
         """Six persons stand clear of each other in frame 300; places by looking at it."""
