@@ -21,6 +21,7 @@ from camagent.identity import (
     Identity,
     check_certificate,
     expiry_text,
+    load_identity,
     new_key,
     save_identity,
     signing_request,
@@ -140,11 +141,14 @@ class CloudLink:
         return cam_error(error, self._identity, self._clock())
 
     def renew_if_due(self) -> bool:
-        """Renews the certificate when its time has come; True if it did.
+        """Renews the certificate when its time has come; True if there is a new one.
 
         A failure is logged and tried again a minute later: a third of the life is left for that.
+        Once expired, only a new enrolment helps: its file is taken over without a restart.
         """
         now_s = self._clock()
+        if self._identity.has_expired(now_s):
+            return self._take_over(now_s)
         if now_s < max(self._identity.renewal_due_s(), self._next_attempt_s):
             return False
         self._next_attempt_s = now_s + _RENEWAL_RETRY_S
@@ -172,6 +176,19 @@ class CloudLink:
             raise self.explain(error) from error
         following = self._identity.renewed(key_pem, answer.certificate_chain_pem, answer.ca_pem)
         self.adopt(following)
+
+    def _take_over(self, now_s: float) -> bool:
+        """Takes the identity on disk if somebody has enrolled this device again."""
+        try:
+            found = load_identity(self._data_dir)
+        except CamError as error:
+            _log.debug("no other identity: %s", error)
+            return False
+        if found.has_expired(now_s):
+            return False
+        self.adopt(found)
+        _log.info("enrolled again as %s", found.device_id)
+        return True
 
     def adopt(self, identity: Identity) -> None:
         """Keeps an identity and moves to a channel with it; the old one lives until the next."""

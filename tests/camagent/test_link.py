@@ -7,7 +7,7 @@ import grpc
 import pytest
 from cryptography import x509
 
-from camagent.identity import Identity, load_identity
+from camagent.identity import Identity, load_identity, save_identity
 from camagent.link import Backoff, CloudLink, enroll
 from camproto.v1 import device_pb2
 from camsdk.errors import DataCorrupted, InvalidInput, Unauthenticated, Unavailable
@@ -113,6 +113,23 @@ def test_expiry_is_told_from_an_outage(
     link.close()
 
 
+def test_a_new_enrolment_ends_an_expiry_without_a_restart(
+    cloud: FakeCloud, identity: Identity, tmp_path: Path
+) -> None:
+    now_s = identity.not_after_s - 1
+    link = CloudLink(identity, tmp_path, clock=lambda: now_s)
+    now_s += 2
+    assert not link.renew_if_due()
+    assert cloud.renewals == 0
+    cloud.faults.certificate_life_s = 2 * 86_400.0
+    again = enroll(decode_token(cloud.token), hardware="cpu-x86_64", name="gate-1")
+    save_identity(again, tmp_path)
+    assert link.renew_if_due()
+    assert link.identity == again
+    assert sync_once(link).version == 0
+    link.close()
+
+
 def test_backoff_doubles_to_its_cap() -> None:
     backoff = Backoff(first_s=0.1, cap_s=0.5)
     pauses = [backoff.next_s() for _ in range(6)]
@@ -120,3 +137,12 @@ def test_backoff_doubles_to_its_cap() -> None:
         assert 0.75 * full_s <= pause_s <= full_s
     backoff.reset()
     assert backoff.next_s() <= 0.1
+
+
+def test_an_outage_is_news_once() -> None:
+    backoff = Backoff()
+    assert backoff.is_news(Unavailable("away"))
+    assert not backoff.is_news(Unavailable("still away"))
+    assert backoff.is_news(Unauthenticated("expired"))
+    backoff.reset()
+    assert backoff.is_news(Unauthenticated("expired"))

@@ -16,8 +16,9 @@ from camproto.v1 import data_pb2, device_pb2
 from camsdk.errors import InternalError, NotFound, SourceError
 from camsdk.wire.tokens import decode_token
 from support.block_artifacts import make_artifact, start_block_runtime
-from support.clips import scene, write_video
+from support.clips import encode, scene, write_video
 from support.fake_cloud import FakeCloud
+from support.rtsp_server import RtspServer
 from support.waiting import wait_until
 
 FRAMES = 90
@@ -277,3 +278,32 @@ def test_a_certificate_is_renewed_in_the_middle(
     life.wait()
     assert len(cloud.events("gate-1")) == 2
     assert all(cursor.duplicates == 0 for cursor in cloud.cursors.values())
+
+
+@pytest.mark.slow
+def test_a_live_camera_begins_a_session_with_each_connection(
+    cloud: FakeCloud, config: AgentConfig, start: Callable[[AgentConfig], Life]
+) -> None:
+    deploy(cloud)
+    with RtspServer(encode(scene(192, 144, 60))) as server:
+        camera = CameraSettings("cam", server.url, read_timeout_s=1.0)
+        life = start(dataclasses.replace(config, cameras=(camera,), exit_when_finished=False))
+
+        def kinds() -> list[tuple[str, int]]:
+            presence = ("camera_online", "camera_offline")
+            events = [event for event in cloud.events("gate-1") if event.kind in presence]
+            return [(event.kind, event.session) for event in events]
+
+        wait_until(lambda: kinds() == [("camera_online", 1)], 10)
+        server.drop()
+        wait_until(lambda: len(kinds()) >= 3, 10)
+        assert kinds()[:3] == [("camera_online", 1), ("camera_offline", 1), ("camera_online", 2)]
+        status = life.agent.status().to_dict()
+        assert status["cameras"][0]["reconnects"] == 1
+        assert status["cameras"][0]["session"] == 2
+        life.end()
+    frames = {
+        session: [b.first_frame_index for b in shipped(cloud) if b.session == session]
+        for session in (1, 2)
+    }
+    assert all(indices[0] == 0 and indices == sorted(indices) for indices in frames.values())

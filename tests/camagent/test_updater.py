@@ -40,6 +40,8 @@ class Device:
         self.detect = Detect()
         self.runtimes: list[BlockRuntime] = []
         self.states: list[str] = []
+        self.on_disk: dict[str, dict[str, bytes]] = {}  # what a kill in that state leaves
+        self._folder = folder
         self.slots = Slots(folder)
         self.updater = Updater(
             link, self.slots, self.detect, self._start_runtime, settings, self._note
@@ -56,6 +58,7 @@ class Device:
         state = self.updater.report.state
         if not self.states or self.states[-1] != state:
             self.states.append(state)
+            self.on_disk[state] = {path.name: path.read_bytes() for path in self._folder.iterdir()}
 
     def order(self, digest: str, attempt: int, *, is_rollback: bool = False) -> None:
         self.updater.want(
@@ -414,3 +417,30 @@ def test_a_digest_that_is_a_path_is_refused(cloud: FakeCloud, start: Callable[..
     device.order("../../etc/passwd", 1)
     device.wait("failed")
     assert "not the digest" in device.updater.report.detail
+
+
+def test_killed_in_every_state_one_artifact_runs_and_the_order_is_carried_out(
+    cloud: FakeCloud, link: CloudLink, start: Callable[..., Device], tmp_path: Path
+) -> None:
+    first = cloud.add_bundle(make_artifact(cloud.signing_key, 1))
+    second = cloud.add_bundle(make_artifact(cloud.signing_key, 2))
+    device = start()
+    install(device, first, 1)
+    device.on_disk.clear()
+    install(device, second, 2)
+    assert list(device.on_disk) == ["downloading", "verifying", "canary", "trial", "good"]
+    for state, files in device.on_disk.items():
+        folder = tmp_path / f"killed-{state}"
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        again = Device(link, folder)
+        wait_until(lambda: not again.updater.is_busy)  # noqa: B023 # used up within the turn
+        assert again.detect.digest == (second if state == "good" else first)
+        if state == "good":
+            again.order(second, 2)
+            again.wait("good", 2)
+        else:
+            install(again, second, 2)
+        assert again.detect.digest == second
+        again.stop()

@@ -338,7 +338,7 @@ class FakeCloud(device_pb2_grpc.DeviceGatewayServicer, device_pb2_grpc.Enrolment
 
         threading.Thread(target=listen, daemon=True).start()
         seen = -1
-        while not done.is_set() and context.is_active() and not self._is_closing:
+        while seen < 0 or not (done.is_set() or self._is_closing or not context.is_active()):
             with self._changed:
                 desired = self._desired.setdefault(device_id, device_pb2.DesiredState(version=0))
                 if desired.version == seen:
