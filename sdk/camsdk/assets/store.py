@@ -45,18 +45,17 @@ class AssetStore:
         """See ``pull`` of the module."""
         asset = find(name, self._known)
         path = self._folder / asset.name
-        if self._is_whole(asset):
-            on_progress(asset.size_bytes, asset.size_bytes)
-            return path
         try:
-            with self._lock(asset.package):
-                if not self._is_whole(asset):  # another process may have been faster
-                    self._obtain(asset, on_progress)
+            if not self._is_whole(asset):
+                with self._lock(asset.package):
+                    if not self._is_whole(asset):  # another process may have been faster
+                        self._obtain(asset, on_progress)
         except OSError as error:
             raise AssetError(
                 f"{name} cannot be stored in {self._folder}: {error.strerror or error}",
                 f"free space there, or name another folder with {FOLDER_VARIABLE}",
             ) from error
+        on_progress(asset.size_bytes, asset.size_bytes)
         return path
 
     def verify(self, name: str) -> Path:
@@ -143,7 +142,7 @@ def pull(
             registry is asked for what it holds. By default ``CAMCTL_ASSETS_MIRROR``.
         folder: Where assets are kept; by default ``CAMCTL_ASSETS`` or the user's cache.
         on_progress: Called with bytes done and bytes in all, from this thread; starts over for
-            each step (fetch, then unpack).
+            each step (fetch, then unpack) and ends with the asset's size twice.
 
     Returns:
         Path of the file; it must not be changed.
