@@ -8,8 +8,8 @@ begins a session with each connection.
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from camagent.batch import Batcher
@@ -22,7 +22,7 @@ from camagent.outbox import Outbox, Session
 from camagent.pipeline import Pipeline
 from camagent.shadow import CameraReport
 from camagent.source import Presence, Source, is_recording, open_source, redact
-from camagent.stats import STAGES, PipelineStats
+from camagent.totals import CameraTotals
 from camagent.track import ByteTracker
 from camagent.zones import Zones
 from camsdk.errors import CamError, SourceError
@@ -41,43 +41,6 @@ class Watch:
 
     rules: CameraRules
     class_names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Totals:
-    """Figures of the pipelines that this camera has had, summed."""
-
-    frame_count: int = 0
-    detector_calls: int = 0
-    dropped_frames: int = 0
-    reconnects: int = 0
-    last_frame_timestamp_s: float = 0.0
-    runtime_cpu_s: float = 0.0
-    stage_cpu_s: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-
-    def __add__(self, stats: PipelineStats) -> "_Totals":
-        return _Totals(
-            frame_count=self.frame_count + stats.frame_count,
-            detector_calls=self.detector_calls + stats.detector_calls,
-            dropped_frames=self.dropped_frames + stats.dropped_frames,
-            reconnects=self.reconnects + stats.reconnects,
-            last_frame_timestamp_s=stats.last_frame_timestamp_s or self.last_frame_timestamp_s,
-            runtime_cpu_s=self.runtime_cpu_s + stats.runtime_cpu_s,
-            stage_cpu_s={name: self.stage_cpu_s[name] + stats.cpu_s[name] for name in STAGES},
-        )
-
-    @property
-    def cpu_ms_per_frame(self) -> float:
-        """CPU milliseconds per frame without the detector."""
-        spent_s = sum(cpu_s for name, cpu_s in self.stage_cpu_s.items() if name != "detect")
-        return 1000 * spent_s / max(1, self.frame_count)
-
-    @property
-    def detector_cpu_ms(self) -> float:
-        """CPU milliseconds per detector call, both processes."""
-        if not self.detector_calls:
-            return 0.0
-        return 1000 * (self.stage_cpu_s["detect"] + self.runtime_cpu_s) / self.detector_calls
 
 
 class CameraWorker:
@@ -118,7 +81,7 @@ class CameraWorker:
         self._zones: Zones | None = None
         self._batcher: Batcher | None = None
         self._session = Session(0, 0.0)
-        self._past = _Totals()
+        self._past = CameraTotals()
         self.is_finished = False
         self.failure = ""
         self.lost_frames = 0

@@ -101,7 +101,7 @@ class Updater:
         self._restore()
         while (desired := self._next_wish()) is not None:
             with suppress(_SupersededError):
-                self._serve(desired)
+                self._serve_or_say_why(desired)
                 self.handled_version = desired.version
                 self._on_change()
         self._put(None)
@@ -148,6 +148,14 @@ class Updater:
             self._tell("failed", state.failure.digest, state.failure.attempt, detail)
         else:
             self._tell("good" if running else "idle", running, state.attempt)
+
+    def _serve_or_say_why(self, desired: Desired) -> None:
+        """A disk that takes no note of what happened must not end the agent."""
+        try:
+            self._serve(desired)
+        except CamError as error:
+            _log.error("%s", error)
+            self._tell("failed", desired.digest, desired.attempt, str(error))
 
     def _serve(self, desired: Desired) -> None:
         """Carries out one wish, or finds that there is nothing to do."""

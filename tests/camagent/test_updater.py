@@ -1,5 +1,6 @@
 """From an order to an artifact that has earned its place, or back: over faults and restarts."""
 
+import errno
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -444,3 +445,25 @@ def test_killed_in_every_state_one_artifact_runs_and_the_order_is_carried_out(
             install(again, second, 2)
         assert again.detect.digest == second
         again.stop()
+
+
+def test_a_full_disk_costs_the_order_and_not_the_agent(
+    cloud: FakeCloud, start: Callable[..., Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = cloud.add_bundle(make_artifact(cloud.signing_key, 1))
+    second = cloud.add_bundle(make_artifact(cloud.signing_key, 2))
+    device = start(IMPATIENT)
+    device.order(good, 1)
+    device.wait("good", 1)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("camagent.slots.write_atomic", full)
+    device.order(second, 2)
+    device.wait("failed", 2)
+    assert "No space left" in device.updater.report.detail
+    assert device.detect.digest == good
+    monkeypatch.undo()
+    device.order(second, 3)
+    device.wait("good", 3)
