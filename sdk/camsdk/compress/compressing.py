@@ -17,7 +17,7 @@ from camsdk.artifact.preprocess import make_input
 from camsdk.compress.clips import ClipSplit, count_frames, read_frames, split_clip
 from camsdk.compress.evaluate import Agreement, Contender, compare
 from camsdk.compress.packaging import TOOL_VERSION, Draft, describe, make_draft
-from camsdk.compress.quantize import DEFAULTS, QuantizeOptions, quantize_int8
+from camsdk.compress.quantize import DEFAULTS, Quantized, QuantizeOptions, quantize_int8
 from camsdk.compress.sessions import Session
 from camsdk.errors import InvalidInput
 
@@ -73,11 +73,7 @@ def compress_int8(
         )
     split = split or split_clip(count_frames(clip))
     progress = _Progress(split, on_progress)
-    tensors = (
-        make_input(frame, source.manifest.input) for frame in read_frames(clip, split.calibration)
-    )
-    model = onnx.load_from_string(source.model)
-    quantized = quantize_int8(model, tensors, options=options, on_input=progress.calibrated)
+    quantized = _quantized(source, clip, split, options, progress)
     lineage = Lineage(
         source=source.manifest.reference,
         source_sha256=hashlib.sha256(source.model).hexdigest(),
@@ -98,6 +94,18 @@ def compress_int8(
     manifest = draft.manifest.model_copy(update={"metrics": agreement.as_metrics()})
     progress.finish()
     return Compressed(replace(draft, manifest=manifest), agreement, split)
+
+
+def _quantized(
+    source: Draft, clip: Path, split: ClipSplit, options: QuantizeOptions, progress: "_Progress"
+) -> Quantized:
+    frames = read_frames(clip, split.calibration)
+    return quantize_int8(
+        onnx.load_from_string(source.model),
+        (make_input(frame, source.manifest.input) for frame in frames),
+        options=options,
+        on_input=progress.calibrated,
+    )
 
 
 def evaluate(
