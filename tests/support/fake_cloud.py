@@ -90,6 +90,7 @@ class Faults:
         credits: First grant of a stream; each ack grants as many as it takes.
         cut_fetch_after: Bytes after which an artifact's stream breaks, once.
         flip_artifact: Whether one bit of each artifact is wrong.
+        fetch_lie: ``hole`` leaves out a chunk, ``endless`` sends more than it said.
         seal_for: Another device's name and key to seal for, or None.
         certificate_life_s: Of renewed and new certificates.
     """
@@ -100,6 +101,7 @@ class Faults:
     credits: int = 8
     cut_fetch_after: int = 0
     flip_artifact: bool = False
+    fetch_lie: str = ""
     seal_for: tuple[str, bytes] | None = None
     certificate_life_s: float = 86_400.0
 
@@ -362,8 +364,11 @@ class FakeCloud(device_pb2_grpc.DeviceGatewayServicer, device_pb2_grpc.Enrolment
             if 0 < self.faults.cut_fetch_after <= offset:
                 self.faults.cut_fetch_after = 0
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the line broke")
+            if self.faults.fetch_lie == "hole" and offset == 4096:
+                continue
+            total_size = 8192 if self.faults.fetch_lie == "endless" else len(sealed)
             yield device_pb2.ArtifactChunk(
-                total_size=len(sealed), offset=offset, data=sealed[offset : offset + 4096]
+                total_size=total_size, offset=offset, data=sealed[offset : offset + 4096]
             )
 
     def _sealed_for(self, device_id: str, digest: str) -> bytes:

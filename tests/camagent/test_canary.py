@@ -1,0 +1,99 @@
+"""The canary: what agrees passes; what differs, is not finite or makes no sense is refused."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from camagent.canary import run_canary
+from camsdk.artifact.bundle import Bundle, list_members, open_bundle, pack
+from camsdk.artifact.keys import public_bytes
+from camsdk.artifact.manifest import CanarySpec
+from camsdk.errors import ArtifactRefused, DataCorrupted
+from support.block_artifacts import canary
+from support.fake_runtime import BlockRuntime, manifest
+
+KEY = Ed25519PrivateKey.generate()
+
+
+def bundle(content: bytes, **spec: Any) -> Bundle:
+    members = {"canary.npz": content, "model.onnx": b"fine"}
+    limits = CanarySpec(path="canary.npz", **{"max_abs_error": 1e-3} | spec)
+    made = manifest().model_copy(update={"members": list_members(members), "canary": limits})
+    return open_bundle(pack(made, members, KEY), [public_bytes(KEY)])
+
+
+def arrays(**changes: np.ndarray | None) -> bytes:
+    with np.load(io.BytesIO(canary())) as stored:
+        values: dict[str, Any] = {name: stored[name] for name in stored.files}
+    values |= {name.replace("output_", "output/"): array for name, array in changes.items()}
+    file = io.BytesIO()
+    np.savez(file, **{name: array for name, array in values.items() if array is not None})
+    return file.getvalue()
+
+
+class Changed(BlockRuntime):
+    """Gives other outputs than its model."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__()
+        self._changes = changes
+
+    def infer(self, tensor: Any) -> dict[str, Any]:
+        outputs: Mapping[str, Any] = super().infer(tensor)
+        changed = {**outputs, **self._changes}
+        return {name: array for name, array in changed.items() if array is not None}
+
+
+def test_the_same_outputs_pass() -> None:
+    runtime = BlockRuntime()
+    run_canary(bundle(canary()), runtime, 5.0)
+    assert runtime.calls == 2
+
+
+def test_a_stated_share_may_differ() -> None:
+    # One of the 6 values of an input (4 of the box, score, class) is off.
+    runtime = Changed(scores=np.full((1, 1), 0.8, np.float32))
+    run_canary(bundle(canary(), min_agreement=0.8), runtime, 5.0)
+    with pytest.raises(ArtifactRefused, match=r"0\.8333 of its outputs agree"):
+        run_canary(bundle(canary(), min_agreement=0.9), runtime, 5.0)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"scores": np.full((1, 1), np.nan, np.float32)},
+        {"scores": np.full((1, 1), np.inf, np.float32)},
+        {"scores": np.full((1, 2), 0.9, np.float32)},
+        {"scores": None},
+    ],
+    ids=["nan", "infinite", "shape", "missing"],
+)
+def test_nonsense_is_refused(outputs: Mapping[str, Any]) -> None:
+    with pytest.raises(ArtifactRefused, match="canary of tiny:1"):
+        run_canary(bundle(canary()), Changed(**outputs), 5.0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no archive",
+        arrays(input=None),
+        arrays(output_scores=None),
+        arrays(input=np.zeros((2, 8, 8, 3), np.uint8)),
+        arrays(output_scores=np.zeros((1, 1), np.float32)),
+        arrays(input=np.array([{"pickled": "object"}], dtype=object)),
+    ],
+    ids=["no archive", "no input", "no output", "input's shape", "one output", "pickle"],
+)
+def test_a_canary_without_sense_is_refused(content: bytes) -> None:
+    with pytest.raises(DataCorrupted, match="canary"):
+        run_canary(bundle(content), BlockRuntime(), 5.0)
+
+
+def test_the_deadline_is_for_all_together() -> None:
+    with pytest.raises(ArtifactRefused, match=r"longer than 0\.03 s"):
+        run_canary(bundle(canary()), BlockRuntime(delay_s=0.02), 0.03)
