@@ -1,9 +1,18 @@
 """agent.yaml: what is read, and that each mistake is named."""
 
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from camagent.config import (
+    AgentConfig,
+    CameraSettings,
+    OutboxSettings,
+    RuntimeSettings,
+    UpdateSettings,
+)
 from camagent.config_file import load_config, parse_config
 from camsdk.errors import InvalidInput
 
@@ -78,3 +87,13 @@ def test_an_oversized_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"#" * ((1 << 20) + 1))
     with pytest.raises(InvalidInput, match="1 MiB"):
         load_config(path)
+
+
+def test_the_documented_file_holds_the_defaults(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "agent.md").read_text()
+    text = page.split("```yaml\n")[1].split("```")[0]
+    camera = CameraSettings("gate-1", str(tmp_path / "clip.avi"))
+    assert parse_config(text, tmp_path) == AgentConfig(tmp_path / "data", (camera,))
+    documented = set(re.findall(r"[\w]+(?=:)", text))
+    for group in (AgentConfig, CameraSettings, RuntimeSettings, UpdateSettings, OutboxSettings):
+        assert {field.name for field in fields(group)} - {"camera_id"} <= documented
