@@ -129,7 +129,7 @@ class Updater:
         """Runs the good artifact, or the one before when that is damaged."""
         state = self._slots.state
         detail = state.failure.detail if state.failure else ""
-        for slot in (state.good, state.previous):
+        for slot in (state.good, state.previous if state.good else None):
             if slot is None or self._is_stopping:
                 continue
             try:

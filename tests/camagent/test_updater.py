@@ -335,6 +335,13 @@ def test_none_is_wanted(cloud: FakeCloud, start: Callable[..., Device]) -> None:
     assert device.detect.digest == ""
     assert device.runtimes[0].is_closed
     assert device.updater.report.running_digest == ""
+    device.stop()
+    again = start()
+    wait_until(lambda: not again.updater.is_busy)
+    assert again.detect.digest == ""
+    assert again.updater.report.state == "idle"
+    install(again, digest, 3)
+    assert len(cloud.fetches) == 1  # it was still in the other slot
 
 
 def test_a_cloud_that_never_ordered_anything_changes_nothing(
