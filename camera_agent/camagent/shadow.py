@@ -15,7 +15,7 @@ import grpc
 
 from camagent.link import Backoff, CloudLink
 from camproto.v1 import device_pb2
-from camsdk.errors import CamError
+from camsdk.errors import CamError, Unavailable
 
 _log = logging.getLogger(__name__)
 
@@ -179,6 +179,9 @@ class Shadow:
         except grpc.RpcError as error:
             if not self._is_stopping:
                 raise self._link.explain(error) from error
+        else:
+            if not (self.is_connected or self._is_stopping):
+                raise Unavailable("the cloud ended the stream without a word")
         finally:
             self.is_connected = False
             ended.set()

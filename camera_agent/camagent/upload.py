@@ -20,7 +20,7 @@ import grpc
 from camagent.link import Backoff, CloudLink
 from camagent.outbox import Outbox
 from camproto.v1 import device_pb2
-from camsdk.errors import CamError, DataCorrupted
+from camsdk.errors import CamError, DataCorrupted, Unavailable
 
 _log = logging.getLogger(__name__)
 
@@ -200,6 +200,9 @@ class Uploader:
         except grpc.RpcError as error:
             if not self._is_stopping:
                 raise self._link.explain(error) from error
+        else:
+            if not stream.is_welcome:
+                raise Unavailable("the cloud ended the stream without a word")
         finally:
             stream.close()
             call.cancel()  # type: ignore[no-untyped-call] # so in grpc-stubs

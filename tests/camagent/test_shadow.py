@@ -1,6 +1,7 @@
 """Reports leave when something changes, wishes come in, and the stream comes back."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -80,6 +81,17 @@ def test_the_stream_comes_back(cloud: FakeCloud, start: Callable[..., Device]) -
     cloud.start_gateway()
     wait_until(lambda: bool(device.wishes) and device.wishes[-1].rules_digest == "r", 6)
     assert device.shadow.reconnects >= 1
+
+
+def test_a_cloud_that_ends_streams_at_once_is_not_stormed(
+    cloud: FakeCloud, start: Callable[..., Device]
+) -> None:
+    cloud.faults.is_silent = True
+    start()
+    time.sleep(0.5)
+    assert 2 <= cloud.stream_count <= 6
+    cloud.faults.is_silent = False
+    wait_until(lambda: bool(cloud.reports.get("gate-1")))
 
 
 def test_moves_to_a_renewed_channel(

@@ -160,6 +160,18 @@ def test_moves_to_a_renewed_channel_without_loss(
     wait_until(lambda: uploader.stats().reconnects >= 1)
 
 
+def test_a_cloud_that_ends_streams_at_once_is_not_stormed(
+    cloud: FakeCloud, outbox: Outbox, run: Callable[[], Uploader]
+) -> None:
+    cloud.faults.is_silent = True
+    run()
+    time.sleep(0.5)
+    assert 2 <= cloud.stream_count <= 6
+    cloud.faults.is_silent = False
+    commit(outbox, "late")
+    wait_until(lambda: outbox.stats().depth == 0)
+
+
 def test_an_old_copy_of_the_outbox_begins_a_new_epoch(
     cloud: FakeCloud, outbox: Outbox, run: Callable[[], Uploader]
 ) -> None:

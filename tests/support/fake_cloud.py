@@ -85,6 +85,7 @@ class Faults:
 
     Attributes:
         is_refusing: Every call ends with UNAVAILABLE.
+        is_silent: Streams end at once and well, without an answer.
         is_not_acking: Batches are taken and never acknowledged.
         is_forgetting: Batches are refused with UNAVAILABLE, as by a cloud that dies on each.
         credits: First grant of a stream; each ack grants as many as it takes.
@@ -96,6 +97,7 @@ class Faults:
     """
 
     is_refusing: bool = False
+    is_silent: bool = False
     is_not_acking: bool = False
     is_forgetting: bool = False
     credits: int = 8
@@ -124,6 +126,7 @@ class FakeCloud(device_pb2_grpc.DeviceGatewayServicer, device_pb2_grpc.Enrolment
         reports: All reports in order, by device.
         fetches: (digest, offset) of each FetchArtifact.
         enrolments: Requests in order.
+        renewals, stream_count: How many there were.
     """
 
     def __init__(self) -> None:
@@ -135,6 +138,7 @@ class FakeCloud(device_pb2_grpc.DeviceGatewayServicer, device_pb2_grpc.Enrolment
         self.fetches: list[tuple[str, int]] = []
         self.enrolments: list[device_pb2.EnrollRequest] = []
         self.renewals = 0
+        self.stream_count = 0
         self.arrivals: list[tuple[float, int]] = []
         self._changed = threading.Condition()
         self._desired: dict[str, device_pb2.DesiredState] = {}
@@ -284,6 +288,9 @@ class FakeCloud(device_pb2_grpc.DeviceGatewayServicer, device_pb2_grpc.Enrolment
         context: grpc.ServicerContext,
     ) -> Iterator[device_pb2.IngestResponse]:
         self._refuse_if_told(context)
+        self.stream_count += 1
+        if self.faults.is_silent:
+            return
         hello = next(requests).hello
         with self._changed:
             cursor = self.cursors.setdefault((_device(context), hello.epoch), Cursor())
@@ -323,6 +330,9 @@ class FakeCloud(device_pb2_grpc.DeviceGatewayServicer, device_pb2_grpc.Enrolment
         context: grpc.ServicerContext,
     ) -> Iterator[device_pb2.DesiredState]:
         self._refuse_if_told(context)
+        self.stream_count += 1
+        if self.faults.is_silent:
+            return
         device_id = _device(context)
         done = threading.Event()
 
