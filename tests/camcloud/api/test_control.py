@@ -44,23 +44,20 @@ async def test_status_counts_the_fleet(cloud: CloudHarness) -> None:
     assert status.now_timestamp_s >= status.started_timestamp_s > 0
 
 
-@pytest.mark.parametrize(
-    ("fields", "code"),
-    [
+async def test_rollouts_out_of_bounds(cloud: CloudHarness) -> None:
+    await cloud.api.CreateFleet(api_pb2.CreateFleetRequest(name=FLEET))
+    await cloud.push(cloud.signed_bundle())
+    for fields, code in (
         ({"fleet": "nowhere"}, grpc.StatusCode.NOT_FOUND),
         ({"fleet": FLEET, "model": "none:1"}, grpc.StatusCode.NOT_FOUND),
         ({"fleet": FLEET, "model": "No Such!"}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"fleet": FLEET, "canary_percent": 120.0}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"fleet": FLEET, "timeout_s": -1.0}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"fleet": FLEET, "strategy": 99}, grpc.StatusCode.INVALID_ARGUMENT),
-    ],
-)
-async def test_rollouts_out_of_bounds(cloud: CloudHarness, fields, code) -> None:
-    await cloud.api.CreateFleet(api_pb2.CreateFleetRequest(name=FLEET))
-    await cloud.push(cloud.signed_bundle())
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await cloud.api.CreateRollout(api_pb2.CreateRolloutRequest(**fields))
-    assert caught.value.code() is code
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await cloud.api.CreateRollout(api_pb2.CreateRolloutRequest(**fields))
+        assert caught.value.code() is code, fields
 
 
 async def test_rollouts_wait_for_approval_and_obey_their_operator(cloud: CloudHarness) -> None:

@@ -1,15 +1,22 @@
 """Who may call what: API tokens against the real server, and leases of device calls."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 
 import grpc
 import pytest
 
-from camcloud.api.guard import READ_METHODS
+from camcloud.api.guard import READ_METHODS, DeviceGuard
+from camcloud.fleet import certificates
+from camcloud.fleet.authority import CertificateAuthority
+from camcloud.store.database import Database
 from camproto.v1 import api_pb2
 from camproto.v1.api_pb2_grpc import CloudApiStub
-from support.embedded_cloud import CloudHarness
+from camsdk.errors import Unauthenticated
+from support.embedded_cloud import CloudHarness, make_csr, make_key
+from support.store_rows import add_device, add_fleet, open_store
 
 SERVICE = api_pb2.DESCRIPTOR.services_by_name["CloudApi"]
 METHODS = {method.name: method for method in SERVICE.methods}
@@ -111,3 +118,93 @@ async def test_an_unknown_method_is_unimplemented(cloud: CloudHarness) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(b"")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+class FakeDeviceContext:
+    """A call's context on the connection of a device."""
+
+    def __init__(self, pem: bytes | None) -> None:
+        self._properties = {} if pem is None else {"x509_pem_cert": [pem]}
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return self._properties
+
+
+@dataclass
+class Leases:
+    """A guard over rows of its own, with a clock to turn."""
+
+    database: Database
+    authority: CertificateAuthority
+    now_s: float
+
+    def guard(self) -> DeviceGuard:
+        return DeviceGuard(self.database, clock=lambda: self.now_s)
+
+    def issue(self, named: str, recorded_for: str) -> FakeDeviceContext:
+        """A connection whose certificate names one device and was issued to another, or to it."""
+        made = self.authority.issue_device(make_csr(make_key()[0]), fleet="park-a", device_id=named)
+        self.database.run(lambda c: certificates.record(c, recorded_for, made, self.now_s))
+        return FakeDeviceContext(made.pem)
+
+
+@pytest.fixture
+def leases() -> Iterator[Leases]:
+    database = open_store()
+
+    def fill(connection: object) -> None:
+        add_fleet(connection, "park-a")
+        for name in ("cam-1", "cam-2"):
+            add_device(connection, name, "park-a")
+
+    database.run(fill)
+    yield Leases(database, CertificateAuthority.generate("test CA"), time.time())
+    database.close()
+
+
+async def hold(guard: DeviceGuard, context: FakeDeviceContext, entered: asyncio.Event) -> None:
+    async with guard("/camproto.v1.DeviceGateway/Sync", context):
+        entered.set()
+        await asyncio.Event().wait()
+
+
+async def test_an_open_call_ends_with_its_certificate(leases: Leases) -> None:
+    guard, entered = leases.guard(), asyncio.Event()
+    call = asyncio.create_task(hold(guard, leases.issue("cam-1", "cam-1"), entered))
+    await asyncio.wait_for(entered.wait(), 5)
+    await guard.recheck()
+    assert not call.cancelling()
+    leases.now_s += 86_401
+    await guard.recheck()
+    with pytest.raises(Unauthenticated, match="has expired"):
+        await call
+    assert call.cancelling() == 0, "the call ended by an error of its own"
+
+
+async def test_only_the_calls_of_the_revoked_device_end(leases: Leases) -> None:
+    guard = leases.guard()
+    calls = {}
+    for name in ("cam-1", "cam-2"):
+        entered = asyncio.Event()
+        calls[name] = asyncio.create_task(hold(guard, leases.issue(name, name), entered))
+        await asyncio.wait_for(entered.wait(), 5)
+    assert guard.close("cam-1") == 1
+    with pytest.raises(Unauthenticated, match="not in force"):
+        await calls["cam-1"]
+    calls["cam-2"].cancel()
+    with pytest.raises(asyncio.CancelledError):  # a cancellation that is not the guard's passes
+        await calls["cam-2"]
+    assert guard.close("cam-2") == 0
+
+
+async def test_a_call_is_refused_before_it_begins(leases: Leases) -> None:
+    guard, entered = leases.guard(), asyncio.Event()
+    with pytest.raises(Unauthenticated, match="no device certificate"):
+        await hold(guard, FakeDeviceContext(None), entered)
+    with pytest.raises(Unauthenticated, match="not in force"):
+        await hold(guard, leases.issue("cam-1", "cam-2"), entered)
+    expired = leases.issue("cam-1", "cam-1")
+    leases.now_s += 86_401
+    with pytest.raises(Unauthenticated, match="has expired"):
+        await hold(guard, expired, entered)
+    assert not entered.is_set()

@@ -146,6 +146,12 @@ async def test_an_artifact_comes_sealed_for_its_device_and_resumes(cloud: CloudH
         unseal(sealed, two.sealing_key, device_id="cam-2", digest=model.digest)
     with pytest.raises(grpc.aio.AioRpcError, match="fewer than the offset"):
         await fetch(one, model.digest, len(sealed) + 1)
+    kept = cloud.cloud.workspace.blobs_dir / "sealed" / "cam-1" / model.digest
+    assert kept.read_bytes() == sealed
+    await agents[0].obey()
+    async with asyncio.timeout(5):
+        while kept.exists():
+            await asyncio.sleep(0.01)
 
 
 async def test_a_device_gets_no_artifact_but_the_one_that_it_is_to_run(

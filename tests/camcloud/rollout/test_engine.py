@@ -6,7 +6,7 @@ import pytest
 
 from camcloud.rollout import engine
 from camcloud.rollout.engine import Observation, Progress
-from camcloud.rollout.plan import Plan, RolloutState, Strategy
+from camcloud.rollout.plan import Candidate, Plan, RolloutState, Strategy
 from camsdk.errors import Conflict
 from support.rollout_fleet import NEW, OLD, SimulatedFleet
 
@@ -169,6 +169,32 @@ def test_reports_of_another_order_or_artifact_change_nothing() -> None:
         step = engine.observe(fleet.rollout, seen, fleet.now_s)
         assert step.rollout is fleet.rollout
         assert step.orders == ()
+
+
+def test_back_is_only_who_runs_the_old_artifact_and_is_done_with_it() -> None:
+    fleet = SimulatedFleet(2, Plan())
+    fleet.run_device("cam-00")
+    fleet.apply(engine.abort(fleet.rollout, "by hand", fleet.now_s))
+    attempt = fleet.devices["cam-00"].attempt
+    for progress, running in ((Progress.BUSY, OLD), (Progress.FAILED, NEW), (Progress.GOOD, NEW)):
+        seen = Observation("cam-00", attempt, progress, OLD, running)
+        fleet.apply(engine.observe(fleet.rollout, seen, fleet.now_s))
+        assert fleet.states()["cam-00"] == "reverting"
+    seen = Observation("cam-00", attempt, Progress.IDLE, "", OLD)
+    fleet.apply(engine.observe(fleet.rollout, seen, fleet.now_s))
+    assert fleet.states()["cam-00"] == "reverted"
+
+
+def test_who_runs_it_but_was_told_to_leave_it_is_told_again() -> None:
+    leaving = Candidate("cam-00", True, NEW, OLD, "", 7)
+    step = engine.create("r1", "park-a", NEW, Plan(), [leaving], 1.0)
+    assert [(order.digest, order.attempt) for order in step.orders] == [(NEW, 8)]
+
+
+def test_a_revocation_after_the_end_changes_nothing() -> None:
+    fleet = SimulatedFleet(1, Plan())
+    fleet.run_device("cam-00")
+    assert engine.drop(fleet.rollout, "cam-00", fleet.now_s).rollout is fleet.rollout
 
 
 def test_health_that_falls_after_success_counts_while_it_runs() -> None:

@@ -204,6 +204,52 @@ async def test_an_abort_never_sends_a_device_to_an_aborted_artifact(cloud) -> No
     assert second.executions[0].from_digest == OLD
 
 
+async def test_who_is_still_going_back_gets_the_release_only_when_it_is_back(cloud) -> None:
+    park = cloud(1)
+    await park.release("tiny:1")
+    park.enrol("new")  # enrolled after the release, never heard of
+    rollout = await park.service.create("tiny:2", PARK, Plan(timeout_s=60))
+    await park.service.abort(rollout.rollout_id, "by hand")
+    await park.obey("cam-0")
+    park.now_s += 61
+    await park.service.tick()
+    assert (await park.service.get(rollout.rollout_id)).state is RolloutState.ABORTED
+    assert park.row("new").desired_digest == ""
+    await park.obey("new")
+    late = await park.service.get(rollout.rollout_id)
+    assert late.executions[1].state is ExecutionState.REVERTED
+    assert park.row("new").desired_digest == OLD
+
+
+async def test_a_late_success_counts_for_the_rollout_that_ordered_it(cloud) -> None:
+    park = cloud(2)
+    first = await park.service.create("tiny:1", PARK, Plan(max_failures=1, timeout_s=60))
+    await park.obey("cam-0")
+    park.now_s += 61
+    await park.service.tick()  # cam-1 is late
+    with park.presence.attend("cam-0"):
+        second = await park.service.create("tiny:2", PARK, Plan(Strategy.CANARY))
+    assert second.executions[1].state is ExecutionState.QUEUED
+    await park.obey("cam-1")
+    states = [item.state for item in (await park.service.get(first.rollout_id)).executions]
+    assert states == [ExecutionState.SUCCEEDED, ExecutionState.SUCCEEDED]
+
+
+async def test_the_canary_is_a_connected_device(cloud) -> None:
+    park = cloud(3)
+    with park.presence.attend("cam-2"):
+        rollout = await park.service.create("tiny:1", PARK, Plan(Strategy.CANARY))
+    assert rollout.executions[0].device_id == "cam-2"
+
+
+async def test_an_order_that_is_not_newer_is_refused(cloud) -> None:
+    park = cloud(1)
+    await park.release("tiny:1")
+    attempt = park.row("cam-0").attempt
+    with pytest.raises(Conflict, match="newer order"):
+        park.database.run(lambda c: devices.give_order(c, "cam-0", NEW, attempt, is_rollback=False))
+
+
 async def test_one_rollout_a_fleet_at_a_time(cloud) -> None:
     park = cloud()
     await park.service.create("tiny:1", PARK, Plan(needs_approval=True))
