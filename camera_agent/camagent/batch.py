@@ -4,13 +4,15 @@ A batch leaves when it is full, when its first frame has waited ``batch_wait_s``
 size or the model changes (a batch has one of each), and at once when a frame brings an event.
 Frames at or below the session's watermark were shipped in an earlier life and are dropped here.
 
-When the disk refuses a batch, it stays and is tried again with the next; beyond ``_MAX_HELD``
-frames the oldest without events are dropped, then the oldest of all, and counted.
+When the disk refuses a batch, it stays and is tried again with the next, without its crops; beyond
+``_MAX_HELD`` frames the oldest without events are dropped, then the oldest of all. All is counted.
 """
 
 import logging
 import threading
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import takewhile
 from typing import Final
 
@@ -18,7 +20,7 @@ from camagent.config import OutboxSettings
 from camagent.outbox import NewBatch, Outbox, Session
 from camsdk.errors import ResourceExhausted
 from camsdk.vision.results import FrameResult
-from camsdk.wire import encode_batch
+from camsdk.wire import Crop, encode_batch
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ class Batcher:
         settings: Size and waiting time of a batch.
 
     Attributes:
-        dropped_frames, dropped_events: Lost while the disk was full.
+        dropped_frames, dropped_events, dropped_crops: Lost while the disk was full.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Batcher:
         self._due_s = float("inf")  # monotonic: when the oldest held frame has waited enough
         self.dropped_frames = 0
         self.dropped_events = 0
+        self.dropped_crops = 0
 
     def put(self, result: FrameResult) -> None:
         """Takes the next frame's result; returns once an event in it is durable."""
@@ -129,6 +132,7 @@ class Batcher:
                 session=self._session.session,
                 epoch=epoch,
                 first_event_sequence=first_event_sequence,
+                crops=_numbered(run, first_event_sequence),
             )
 
         self._outbox.commit(
@@ -143,10 +147,31 @@ class Batcher:
         )
 
     def _shorten(self) -> None:
-        """The drop rule of a full disk."""
+        """The drop rule of a full disk: pictures go first, and at once, for they are large."""
+        with_crops = [row for row, result in enumerate(self._held) if result.crops]
+        for row in with_crops:
+            self.dropped_crops += sum(map(bool, self._held[row].crops))
+            self._held[row] = replace(self._held[row], crops=())
+        if with_crops:
+            _log.error("camera %s: %d crops dropped so far", self._camera_id, self.dropped_crops)
         while len(self._held) > _MAX_HELD:
             quiet = (index for index, result in enumerate(self._held) if not result.events)
             self._count(self._held.pop(next(quiet, 0)))
+
+
+def _numbered(run: Iterable[FrameResult], first_event_sequence: int) -> list[Crop]:
+    """The crops of a run, each with the number that its event is given."""
+    crops = []
+    for result in run:
+        # A frame has a crop for each of its events, or none at all: hence not strict.
+        pairs = zip(result.events, result.crops, strict=False)
+        crops += [
+            Crop(event.track_id, event.frame_index, event.timestamp_s, jpeg, sequence)
+            for sequence, (event, jpeg) in enumerate(pairs, first_event_sequence)
+            if jpeg
+        ]
+        first_event_sequence += len(result.events)
+    return crops
 
 
 def _kind(result: FrameResult) -> tuple[int, int, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from camagent.batch import Batcher
 from camagent.config import AgentConfig, CameraSettings, OutboxSettings
+from camagent.crops import Crops
 from camagent.detect import Detect
 from camagent.features import Features
 from camagent.gate import Gate
@@ -79,6 +80,7 @@ class CameraWorker:
         self._lock = threading.Lock()
         self._pipeline: Pipeline | None = None
         self._zones: Zones | None = None
+        self._crops: Crops | None = None
         self._batcher: Batcher | None = None
         self._session = Session(0, 0.0)
         self._past = CameraTotals()
@@ -112,9 +114,15 @@ class CameraWorker:
         """Has the camera look for something else from its next frame on."""
         with self._lock:
             self._watch = watch
-            pipeline, zones = self._pipeline, self._zones
-        if pipeline is not None and zones is not None:
-            pipeline.between_frames(lambda: zones.configure(watch.rules, watch.class_names))
+            pipeline, zones, crops = self._pipeline, self._zones, self._crops
+        if pipeline is None or zones is None or crops is None:
+            return
+
+        def apply() -> None:
+            zones.configure(watch.rules, watch.class_names)
+            crops.configure(watch.rules)
+
+        pipeline.between_frames(apply)
 
     def flush_due(self, now_s: float) -> None:
         """Commits frames that have waited enough at ``now_s`` of the monotonic clock."""
@@ -178,6 +186,7 @@ class CameraWorker:
         source.subscribe(begin_session)  # before the pipeline, so that its first event is in it
         with self._lock:
             zones = Zones(self._watch.rules, self._watch.class_names)
+            crops = Crops(self._watch.rules)
             pipeline = Pipeline(
                 self.camera_id,
                 source,
@@ -187,9 +196,11 @@ class CameraWorker:
                 zones,
                 Features(),
                 batcher,
+                crops=crops,
                 detect_every=self._settings.detect_every,
             )
-            self._zones, self._pipeline, self._batcher = zones, pipeline, batcher
+            self._zones, self._crops = zones, crops
+            self._pipeline, self._batcher = pipeline, batcher
         try:
             pipeline.run(stop)
         finally:
@@ -198,7 +209,7 @@ class CameraWorker:
             self.lost_events += batcher.dropped_events
             with self._lock:
                 self._past += pipeline.stats()
-                self._zones = self._pipeline = self._batcher = None
+                self._zones = self._crops = self._pipeline = self._batcher = None
 
     def _batching(self) -> OutboxSettings:
         """A recording that is read fast fills its batches: nobody waits for its frames."""

@@ -1,6 +1,6 @@
 """One camera, from frame to result.
 
-    frame -> gate -> detect -> track -> zones -> features -> sink
+    frame -> gate -> detect -> track -> zones -> crops -> features -> sink
 
 What happens to a frame that the detector does not see:
 
@@ -91,6 +91,14 @@ class Watcher(Protocol):
         ...
 
 
+class Cutter(Protocol):
+    """The ``crops`` stage: ``camagent.crops.Crops``."""
+
+    def __call__(self, frame: Frame, events: tuple[Event, ...]) -> tuple[bytes, ...]:
+        """A JPEG for each event, empty for those that get none; ``()`` if none gets one."""
+        ...
+
+
 class Coder(Protocol):
     """The ``features`` stage: ``camagent.features.Features``."""
 
@@ -115,6 +123,7 @@ class Pipeline:
         source, gate, detect, track, zones, features: The stages; all but ``detect`` are this
             camera's own.
         sink: Takes the results.
+        crops: The stage that cuts pictures for events; without it none leaves.
         detect_every: Look at every n-th frame at most, peeks of the gate apart.
     """
 
@@ -129,6 +138,7 @@ class Pipeline:
         features: Coder,
         sink: Sink,
         *,
+        crops: Cutter | None = None,
         detect_every: int = 1,
     ) -> None:
         self._camera_id = camera_id
@@ -137,6 +147,7 @@ class Pipeline:
         self._detect = detect
         self._track = track
         self._zones = zones
+        self._crops = crops
         self._features = features
         self._sink = sink
         self._detect_every = detect_every
@@ -204,10 +215,12 @@ class Pipeline:
         self._clock.lap("track")
         events = self._zones(tracks, frame.index, frame.timestamp_s, frame.width, frame.height)
         self._clock.lap("zones")
+        crops = self._crops(frame, events) if self._crops else ()
+        self._clock.lap("crops")
         embeddings = self._features(frame, tracks)
         self._clock.lap("features")
         self._tracks = replace(tracks, ended=_NO_IDS) if len(tracks.ended) else tracks
-        return self._result(frame, tracks, embeddings, events, look)
+        return self._result(frame, tracks, embeddings, events, crops, look)
 
     def _is_due(self, decision: GateDecision) -> bool:
         """Whether ``detect_every`` lets this frame through: all closed ones, and all of a peek.
@@ -255,9 +268,12 @@ class Pipeline:
         tracks: Tracks,
         embeddings: Embeddings = _NO_CODES,
         events: tuple[Event, ...] = (),
+        crops: tuple[bytes, ...] = (),
         look: Look | None = None,
     ) -> FrameResult:
         camera_events, self._camera_events = self._camera_events, ()
+        if crops:
+            crops = (b"",) * len(camera_events) + crops
         return FrameResult(
             frame_index=frame.index,
             timestamp_s=frame.timestamp_s,
@@ -266,6 +282,7 @@ class Pipeline:
             tracks=tracks,
             embeddings=embeddings,
             events=camera_events + events,
+            crops=crops,
             is_detected=look is not None,
             model_digest=look.digest if look else self._detect.digest,
         )
@@ -317,6 +334,7 @@ class Pipeline:
             tracks=tracks,
             embeddings=self._features(frame, tracks),
             events=events,
+            crops=(),
             is_detected=False,
         )
         self._sink.put(closing)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
-Stage = Literal["source", "gate", "detect", "track", "zones", "features", "sink"]
+Stage = Literal["source", "gate", "detect", "track", "zones", "crops", "features", "sink"]
 STAGES: Final[tuple[Stage, ...]] = (
     "source",
     "gate",
     "detect",
     "track",
     "zones",
+    "crops",
     "features",
     "sink",
 )

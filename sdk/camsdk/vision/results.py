@@ -168,6 +168,7 @@ class FrameResult:
 
     Attributes:
         width, height: Of the frame, pixels.
+        crops: JPEG for each of ``events``, empty for those whose rule asks for none; or ``()``.
         is_detected: Whether the detector ran on this frame (the gate may skip it).
         model_digest: Artifact that saw it, empty without one.
     """
@@ -179,5 +180,10 @@ class FrameResult:
     tracks: Tracks
     embeddings: Embeddings
     events: tuple[Event, ...] = ()
+    crops: tuple[bytes, ...] = ()
     is_detected: bool = False
     model_digest: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.crops) not in (0, len(self.events)):
+            raise InvalidInput(f"{len(self.events)} events have {len(self.crops)} crops")

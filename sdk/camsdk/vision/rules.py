@@ -15,11 +15,14 @@
             polygon: [[0.0, 0.45], [0.5, 0.6], [0.5, 1.0], [0.0, 1.0]]
             dwell_s: 2.0            # how long a foot must stay inside (default 0)
             classes: [person]
-            crops: true             # a still of it may leave the camera (default false)
+            crops: true             # each event comes with a picture of it (default false)
 
 Shares, not pixels: the same rules hold for a camera's main stream and its substream. A camera
-takes its own entry or the one under ``*``, never a mixture. ``crops`` is a permission, the only one
-under which a picture may leave; an agent that cuts no stills ignores it.
+takes its own entry or the one under ``*``, never a mixture.
+
+``crops: true`` has the camera cut a small JPEG of the object that fired the rule, from the frame
+that decided it, and ship it with the event. It is the only way in which a picture leaves a camera:
+rules without it send boxes, appearance codes and events, and not one pixel.
 """
 
 import hashlib
@@ -67,7 +70,7 @@ class LineRule:
         margin: Share of the frame's height that a foot point must be away from the line before
             its side counts: hysteresis against jitter.
         classes: Names of the classes counted; empty for all.
-        crops: Whether a still of who crosses may leave the camera.
+        crops: Whether a picture of who crosses leaves the camera with the event.
     """
 
     name: str
@@ -88,7 +91,7 @@ class ZoneRule:
         polygon: Corners in order, shares of the frame's width and height; simple, at least three.
         dwell_s: Seconds inside before the event.
         classes: Names of the classes watched; empty for all.
-        crops: Whether a still of who stays may leave the camera.
+        crops: Whether a picture of who stays leaves the camera with the event.
     """
 
     name: str
