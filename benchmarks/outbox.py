@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from camagent.batch import Batcher
 from camagent.config import OutboxSettings
-from camagent.link import CloudLink, enroll
+from camagent.enrolment import enroll
+from camagent.link import CloudLink
 from camagent.outbox import Outbox
 from camagent.upload import Uploader
 from camsdk.wire.tokens import decode_token

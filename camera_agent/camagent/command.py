@@ -58,8 +58,8 @@ def enroll(
     is_json: _JsonOption = False,
 ) -> None:
     """Trade a one-time token for this device's certificate and keys."""
+    from camagent.enrolment import enroll as enroll_device
     from camagent.identity import expiry_text, load_identity, save_identity
-    from camagent.link import enroll as enroll_device
     from camagent.runtimes.base import local_hardware
     from camsdk.wire.tokens import decode_token
 

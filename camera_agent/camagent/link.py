@@ -19,7 +19,6 @@ import grpc
 
 from camagent.identity import (
     Identity,
-    check_certificate,
     expiry_text,
     load_identity,
     new_key,
@@ -27,16 +26,13 @@ from camagent.identity import (
     signing_request,
 )
 from camproto.v1 import device_pb2, device_pb2_grpc
-from camsdk.artifact.keys import generate_sealing_key, public_bytes, split_trust_keys
 from camsdk.errors import (
     ERROR_BY_REASON,
     WIRE_ERRORS,
     CamError,
-    DataCorrupted,
     Unauthenticated,
     Unavailable,
 )
-from camsdk.wire.tokens import BootstrapToken
 
 _log = logging.getLogger(__name__)
 
@@ -84,11 +80,14 @@ class Backoff:
         self._last = None
 
 
-def cam_error(error: grpc.RpcError, identity: Identity | None, now_s: float) -> CamError:
+def cam_error(
+    error: grpc.RpcError, endpoint: str, identity: Identity | None, now_s: float
+) -> CamError:
     """Our error for one of gRPC's; an expired certificate explains an unreachable cloud."""
     code = error.code().name
     metadata = {item.key: item.value for item in error.trailing_metadata() or ()}
     cls = ERROR_BY_REASON.get(str(metadata.get("cam-reason", "")))
+    is_answer = cls is not None
     if cls is None:
         names = {wire.grpc_status: cls for cls, wire in reversed(WIRE_ERRORS.items())}
         cls = names.get(code, Unavailable)
@@ -97,7 +96,13 @@ def cam_error(error: grpc.RpcError, identity: Identity | None, now_s: float) -> 
             f"this device's certificate expired at {expiry_text(identity)}",
             "enrol it again with a new token; what it has seen waits in its outbox",
         )
-    return cls(error.details() or f"the cloud answered {code}")
+    details = error.details() or f"it answered {code}"
+    if is_answer or cls is not Unavailable:
+        return cls(details)
+    return Unavailable(
+        f"the cloud at {endpoint} cannot be reached",
+        f"check the address, the network, and that the cloud runs; gRPC says: {details:.160}",
+    )
 
 
 class CloudLink:
@@ -138,7 +143,7 @@ class CloudLink:
 
     def explain(self, error: grpc.RpcError) -> CamError:
         """Our error for one of gRPC's, in view of the own certificate."""
-        return cam_error(error, self._identity, self._clock())
+        return cam_error(error, self._identity.endpoint, self._identity, self._clock())
 
     def renew_if_due(self) -> bool:
         """Renews the certificate when its time has come; True if there is a new one.
@@ -206,58 +211,6 @@ class CloudLink:
             self._channel.close()
             if self._old_channel is not None:
                 self._old_channel.close()
-
-
-def enroll(
-    token: BootstrapToken,
-    *,
-    hardware: str,
-    endpoint: str = "",
-    name: str = "",
-    timeout_s: float = UNARY_TIMEOUT_S,
-) -> Identity:
-    """Trades a single-use token for an identity.
-
-    Args:
-        token: From ``camctl token create``; brings the certificate that the cloud must show.
-        hardware: What artifacts must be made for.
-        endpoint: ``host:port`` instead of the token's.
-        name: Wish for the device's name; empty lets the cloud choose.
-        timeout_s: For the whole exchange.
-
-    Raises:
-        CamError: the cloud cannot be reached, refuses the token, or answers nonsense.
-    """
-    key_pem = new_key()
-    sealing_key = generate_sealing_key()
-    request = device_pb2.EnrollRequest(
-        token=token.secret,
-        csr_der=signing_request(key_pem, name),
-        sealing_key=public_bytes(sealing_key),
-        proposed_name=name,
-        hardware=hardware,
-    )
-    credentials = grpc.ssl_channel_credentials(root_certificates=token.ca_pem)
-    with grpc.secure_channel(endpoint or token.endpoint, credentials) as channel:
-        try:
-            answer = device_pb2_grpc.EnrolmentStub(channel).Enroll(request, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise cam_error(error, None, 0.0) from error
-    if not answer.device_id or not answer.device_endpoint or not answer.fleet:
-        raise DataCorrupted("the cloud's answer to the enrolment lacks a part", "check its version")
-    identity = Identity(
-        device_id=answer.device_id,
-        fleet=answer.fleet,
-        hardware=hardware,
-        endpoint=answer.device_endpoint,
-        key_pem=key_pem,
-        chain_pem=answer.certificate_chain_pem,
-        ca_pem=answer.ca_pem,
-        sealing_key=sealing_key.private_bytes_raw(),
-        trust_keys=split_trust_keys(answer.artifact_trust_keys),
-    )
-    check_certificate(identity)
-    return identity
 
 
 def _open_channel(identity: Identity) -> grpc.Channel:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from camagent.enrolment import enroll
 from camagent.identity import Identity, save_identity
-from camagent.link import CloudLink, enroll
+from camagent.link import CloudLink
 from camsdk.wire.tokens import decode_token
 from support.fake_cloud import FakeCloud
 

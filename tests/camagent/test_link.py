@@ -7,8 +7,9 @@ import grpc
 import pytest
 from cryptography import x509
 
+from camagent.enrolment import enroll
 from camagent.identity import Identity, load_identity, save_identity
-from camagent.link import Backoff, CloudLink, enroll
+from camagent.link import Backoff, CloudLink
 from camproto.v1 import device_pb2
 from camsdk.errors import DataCorrupted, InvalidInput, Unauthenticated, Unavailable
 from camsdk.wire.tokens import decode_token, encode_token
@@ -109,7 +110,9 @@ def test_expiry_is_told_from_an_outage(
     link = CloudLink(identity, tmp_path)
     with pytest.raises(grpc.RpcError) as caught:
         sync_once(link)
-    assert isinstance(link.explain(caught.value), Unavailable)
+    explained = link.explain(caught.value)
+    assert isinstance(explained, Unavailable)
+    assert explained.message == f"the cloud at {identity.endpoint} cannot be reached"
     link.close()
 
 

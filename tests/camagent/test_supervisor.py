@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from camagent.config import AgentConfig, CameraSettings, OutboxSettings, UpdateSettings
+from camagent.enrolment import enroll
 from camagent.identity import Identity, save_identity
-from camagent.link import enroll
 from camagent.status import AgentStatus
 from camagent.supervisor import Agent
 from camproto.v1 import data_pb2, device_pb2
