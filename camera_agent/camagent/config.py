@@ -15,6 +15,7 @@ Transport = Literal["tcp", "udp"]
 
 _CAMERA_ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _MAX_CAMERAS: Final = 64  # one thread each
+_MAX_START_TIME_S: Final = 1 << 34  # the year 2514; NaN is no number of seconds either
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -72,6 +73,8 @@ class CameraSettings:
             )
         if not self.source:
             raise InvalidInput(f"camera {self.camera_id!r} has no source", "give a file or a URL")
+        if self.start_time_s is not None:
+            _check_range("start_time_s", self.start_time_s, 0, _MAX_START_TIME_S)
         _check_choice("pace", self.pace, get_args(Pace))
         _check_choice("transport", self.transport, get_args(Transport))
         _check_range("detect_every", self.detect_every, 1, 1000)

@@ -95,7 +95,21 @@ def _load_yaml(text: str | bytes) -> object:
                 raise InvalidInput(f"line {_line(event)} uses a YAML alias", "write the value out")
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InvalidInput(f"agent.yaml is not YAML: {error}", "mind the indentation") from error
+        failure = _yaml_mistake(error)
+    except ValueError as error:  # a date, say, that is none
+        failure = InvalidInput(
+            f"agent.yaml holds a value that is none: {error}", "put it in quotes"
+        )
+    # Raised out here: the original quotes the line, which may hold a camera's password.
+    raise failure
+
+
+def _yaml_mistake(error: yaml.YAMLError) -> InvalidInput:
+    """What is wrong and where, in one line that quotes nothing of the file."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}: " if mark is not None else ""
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not readable"
+    return InvalidInput(f"agent.yaml is not YAML: {where}{problem}", "mind the indentation")
 
 
 def _mapping(what: str, value: object) -> dict[str, Any]:
@@ -126,7 +140,8 @@ def _scalar(where: str, name: str, value: object, wanted: Any) -> object:
         return value
     accepted, word = _PLAIN[wanted]
     if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
-        raise InvalidInput(f"{where}: {name} is {value!r}", f"give {word}")
+        shown = "something else" if name == "source" else repr(value)  # may hold a password
+        raise InvalidInput(f"{where}: {name} is {shown}", f"give {word}")
     return float(value) if isinstance(value, int) and accepted == (int, float) else value
 
 

@@ -71,6 +71,31 @@ def test_a_mistake_is_named(change: tuple[str, str], word: str, tmp_path: Path) 
         parse_config(GOOD.replace(*change), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "source: rtsp://user:secret@10.0.0.2/a: b",
+        "source: 'rtsp://user:secret@10.0.0.2/a",
+        "source: [rtsp://user:secret@10.0.0.2/a]",
+        "source: rtsp://user:secret@10.0.0.2/a\n    transport: !!timestamp 2020-13-45",
+    ],
+)
+def test_no_mistake_quotes_a_password(broken: str, tmp_path: Path) -> None:
+    text = GOOD.replace("source: clip.avi", broken)
+    assert text != GOOD
+    with pytest.raises(InvalidInput) as caught:
+        parse_config(text, tmp_path)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("start", [".nan", ".inf", "-1"])
+def test_a_start_that_is_no_time_is_refused(start: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="start_time_s"):
+        parse_config(GOOD.replace("1700000000", start), tmp_path)
+
+
 def test_aliases_are_refused(tmp_path: Path) -> None:
     bomb = "a: &a [x, x]\nb: [*a, *a]\n"
     with pytest.raises(InvalidInput, match="line 2 uses a YAML alias"):
