@@ -17,6 +17,7 @@ import cv2
 from camagent.camera import CameraWorker, Watch
 from camagent.config import AgentConfig
 from camagent.detect import Detect
+from camagent.files import FolderLock
 from camagent.identity import load_identity
 from camagent.link import CloudLink
 from camagent.outbox import Outbox
@@ -47,6 +48,7 @@ class Agent:
 
     Raises:
         NotFound: the device is not enrolled.
+        Conflict: another agent uses its folder.
         CamError: the identity, the outbox, the artifacts or the rules cannot be read.
     """
 
@@ -59,10 +61,13 @@ class Agent:
         self._is_revoked = False
         self._desired = Desired()
         self._class_names: tuple[str, ...] = ()
+        self._configuring = threading.Lock()
         self._book = RuleBook(config.data_dir, config.rules)
         self._detect = Detect()
+        identity = load_identity(config.data_dir)
+        self._lock = FolderLock(config.data_dir)
         slots = Slots(config.data_dir / "artifacts")
-        self._link = CloudLink(load_identity(config.data_dir), config.data_dir)
+        self._link = CloudLink(identity, config.data_dir)
         self._outbox = Outbox(config.data_dir / "outbox.db", config.outbox.max_bytes)
         self._uploader = Uploader(self._outbox, self._link)
         self._shadow = Shadow(self._link, self._report, self._take, config.report_interval_s)
@@ -109,6 +114,7 @@ class Agent:
             self._link.close()
             _join([*cloud, updater])
             self._outbox.close()
+            self._lock.release()
         self._raise_what_broke()
         return last
 
@@ -204,8 +210,10 @@ class Agent:
         self._shadow.poke()
 
     def _configure_cameras(self) -> None:
-        for worker in self._workers:
-            worker.configure(self._watch(worker.camera_id))
+        # Rules come in one thread, a model's classes in another: whoever is last reads both.
+        with self._configuring:
+            for worker in self._workers:
+                worker.configure(self._watch(worker.camera_id))
 
     def _watch(self, camera_id: str) -> Watch:
         return Watch(self._book.rules.for_camera(camera_id), self._class_names)
