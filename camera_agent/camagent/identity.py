@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from camagent.files import write_atomic
-from camsdk.errors import DataCorrupted, NotFound, PermissionDenied
+from camsdk.errors import DataCorrupted, NotFound, PermissionDenied, ResourceExhausted
 
 FILE_NAME: Final = "identity.json"
 _OTHERS: Final = 0o077
@@ -176,7 +176,11 @@ def load_identity(data_dir: Path) -> Identity:
 
 
 def save_identity(identity: Identity, data_dir: Path) -> None:
-    """Replaces the identity, whole or not at all; mode 0600."""
+    """Replaces the identity, whole or not at all; mode 0600.
+
+    Raises:
+        ResourceExhausted: the disk is full or fails; the identity there is what it was.
+    """
     values = {
         "device_id": identity.device_id,
         "fleet": identity.fleet,
@@ -188,8 +192,14 @@ def save_identity(identity: Identity, data_dir: Path) -> None:
         "sealing_key": base64.b64encode(identity.sealing_key).decode(),
         "trust_keys": [base64.b64encode(key).decode() for key in identity.trust_keys],
     }
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_atomic(data_dir / FILE_NAME, json.dumps(values, indent=1).encode())
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(data_dir / FILE_NAME, json.dumps(values, indent=1).encode())
+    except OSError as error:
+        raise ResourceExhausted(
+            f"the identity cannot be kept in {data_dir}: {error.strerror}",
+            "free or repair the device's disk",
+        ) from error
 
 
 def expiry_text(identity: Identity) -> str:

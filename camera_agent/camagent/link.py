@@ -191,13 +191,20 @@ class CloudLink:
             return False
         if found.has_expired(now_s):
             return False
-        self.adopt(found)
+        self._move_to(found)
         _log.info("enrolled again as %s", found.device_id)
         return True
 
     def adopt(self, identity: Identity) -> None:
-        """Keeps an identity and moves to a channel with it; the old one lives until the next."""
+        """Keeps an identity and moves to a channel with it; the old one lives until the next.
+
+        Raises:
+            ResourceExhausted: the disk takes no identity; this one stays as it is.
+        """
         save_identity(identity, self._data_dir)
+        self._move_to(identity)
+
+    def _move_to(self, identity: Identity) -> None:
         with self._lock:
             if self._old_channel is not None:
                 self._old_channel.close()

@@ -85,6 +85,22 @@ def test_renewal_waits_for_its_time(cloud: FakeCloud, identity: Identity, tmp_pa
     link.close()
 
 
+def test_a_full_disk_costs_the_renewal_not_the_agent(
+    identity: Identity, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "agent"
+    folder.write_text("a file where the data folder should be: nothing can be kept")
+    now_s = identity.renewal_due_s() + 1
+    link = CloudLink(identity, folder, clock=lambda: now_s)
+    assert not link.renew_if_due()
+    assert "cannot be kept" in caplog.text
+    assert (link.identity, link.generation) == (identity, 1)
+    folder.unlink()
+    now_s += 60
+    assert link.renew_if_due()
+    link.close()
+
+
 def test_a_certificate_for_another_device_is_not_taken(link: CloudLink) -> None:
     with pytest.raises(DataCorrupted):
         link.identity.renewed(b"", b"nonsense", b"")
