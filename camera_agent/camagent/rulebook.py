@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from camagent.files import write_atomic
-from camsdk.errors import InvalidInput, ResourceExhausted
+from camsdk.errors import InvalidInput
 from camsdk.vision.rules import NO_RULES, Rules, parse_rules
 
 _log = logging.getLogger(__name__)
@@ -58,6 +58,6 @@ class RuleBook:
         self.rules = rules
         try:
             write_atomic(self._path, rules_yaml.encode())
-        except OSError as error:
-            raise ResourceExhausted(f"the rules cannot be kept: {error.strerror}") from error
+        except OSError as error:  # they hold all the same; the cloud sends them again at a restart
+            _log.error("the rules cannot be kept: %s", error.strerror)
         return True
