@@ -5,6 +5,7 @@ bundle (``camagent.updater``). So the checks here are about amounts: nothing bey
 no size beyond the bound, no hole.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -79,6 +80,7 @@ def _attempt(
                 file.write(chunk.data)
                 backoff.reset()
             file.flush()
+            os.fsync(file.fileno())  # what names it as complete is synced too, and may be first
             size = file.tell()
         if total_size and size < total_size:
             raise Unavailable("the artifact's stream ended early")

@@ -1,5 +1,6 @@
 """Fetching: resumed over breaks, given up when unwanted, and never more than was said."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,21 @@ def test_what_was_begun_is_finished(
     assert fetch(link, digest, path)
     assert path.read_bytes() == whole.read_bytes()
     assert [offset for _, offset in cloud.fetches] == [0, 5000, 9096]
+
+
+def test_what_is_complete_survives_a_power_cut(
+    link: CloudLink, digest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "part", dict[str, int]()
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced[str(Path(f"/proc/self/fd/{descriptor}").readlink())] = os.fstat(descriptor).st_size
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert fetch(link, digest, path)
+    assert synced[str(path)] == path.stat().st_size
 
 
 def test_what_is_complete_costs_no_byte(link: CloudLink, digest: str, tmp_path: Path) -> None:
