@@ -113,7 +113,7 @@ class Child:
         try:
             reply = json.loads(data)
             cpu_s = float(reply["cpu_s"])
-        except (ValueError, TypeError, LookupError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
             raise DataCorrupted("the reply does not decode") from error
         if math.isfinite(cpu_s):
             self._cpu_s = max(self._cpu_s, cpu_s)

@@ -200,7 +200,7 @@ class CpuRuntime:
             self._input_dtype = _ORT_DTYPES.get(kind, str(kind))
             if reply.get("warning"):
                 log.warning("the model's process: %.200s", reply["warning"])
-        except (CamError, LookupError, TypeError, ValueError) as error:
+        except (CamError, LookupError, OverflowError, TypeError, ValueError) as error:
             self._drop_child()
             if isinstance(error, RuntimeFailure):
                 raise

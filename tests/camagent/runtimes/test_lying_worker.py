@@ -90,6 +90,8 @@ def test_lies_about_outputs(reply: str) -> None:
         '{"cpu_s": 0, "input": 1}',
         '{"cpu_s": 0, "input": {"type": "tensor(float)", "shape": ["a"]}}',
         '{"cpu_s": 0, "input": {"type": [], "shape": [1]}}',
+        '{"cpu_s": 0, "input": {"type": "tensor(float)", "shape": [Infinity]}}',
+        '{"cpu_s": 1' + "0" * 400 + "}",
         '{"cpu_s": 0, "error": "no"}',
         None,
     ],
