@@ -1,6 +1,7 @@
 """When a batch leaves, and what is dropped."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,23 @@ def test_a_full_disk_keeps_events_longest(tmp_path: Path) -> None:
     sink.close()
     assert sum(sizes(outbox)) == 1024
     assert outbox.stats().event_count == 10
+    outbox.close()
+
+
+def test_a_full_disk_costs_pictures_before_events(tmp_path: Path) -> None:
+    outbox = FullDisk(tmp_path / "full.db")
+    sink = batcher(outbox)
+    crops = (b"", b"\xff\xd8\xff 1")
+    sink.put(replace(frame_result(0, event_count=2), crops=crops))
+    assert sink.dropped_crops == 1
+    outbox.is_full = False
+    sink.put(replace(frame_result(1, event_count=2), crops=crops))
+    (waiting,) = outbox.pending(0, 9)
+    batch = decode_batch(waiting.payload)
+    assert [shipped.sequence for shipped in batch.events] == [1, 2, 3, 4]
+    (crop,) = batch.crops
+    assert (crop.event_sequence, crop.frame_index, crop.jpeg) == (4, 1, crops[1])
+    assert (sink.dropped_crops, sink.dropped_events) == (1, 0)
     outbox.close()
 
 

@@ -13,14 +13,14 @@ from camagent.config import CameraSettings
 from camagent.detect import Detect
 from camagent.features import Features
 from camagent.gate import Gate
-from camagent.pipeline import Pipeline
+from camagent.pipeline import Cutter, Pipeline, Watcher
 from camagent.source import Presence, Source, open_source
 from camagent.source.feed import Feed
 from camagent.track import ByteTracker
 from camagent.zones import Zones
 from camsdk.errors import SourceError
 from camsdk.vision.frames import Frame
-from camsdk.vision.results import DEATH, FrameResult
+from camsdk.vision.results import CAMERA_ONLINE, DEATH, LINE_CROSSED, Event, FrameResult, Tracks
 from camsdk.vision.rules import parse_rules
 from support.clips import encode, scene, write_video
 from support.fake_runtime import BlockRuntime, block_detector
@@ -82,6 +82,8 @@ class Bench:
     source: Source
     runtime: BlockRuntime = field(default_factory=BlockRuntime)
     detect_every: int = 1
+    zones: Watcher | None = None
+    crops: Cutter | None = None
     sink: Recorder = field(default_factory=Recorder)
 
     def __post_init__(self) -> None:
@@ -92,9 +94,10 @@ class Bench:
             Gate(),
             self.detect,
             ByteTracker(),
-            Zones(RULES.for_camera("cam"), ("person", "bicycle")),
+            self.zones or Zones(RULES.for_camera("cam"), ("person", "bicycle")),
             Features(),
             self.sink,
+            crops=self.crops,
             detect_every=self.detect_every,
         )
 
@@ -285,6 +288,21 @@ def test_stats_charge_cpu_to_stages() -> None:
         1000 * (stats.cpu_s["detect"] + 0.030) / 30, rel=1e-6
     )
     assert stats.cpu_ms_per_frame < stats.detector_cpu_ms + 100
+
+
+def test_pictures_stand_beside_their_events_and_end_with_their_frame() -> None:
+    def zones(_: Tracks, index: int, timestamp_s: float, *_size: int) -> tuple[Event, ...]:
+        return (Event(LINE_CROSSED, index, timestamp_s),) if index == 0 else ()
+
+    def crops(seen: Frame, events: tuple[Event, ...]) -> tuple[bytes, ...]:
+        return (b"of frame %d" % seen.index,) * len(events)
+
+    here, gone = Presence(True, 1000.0), Presence(False, 1002.5, "it is silent")
+    first, closing = Bench(Script(here, frame(0), gone), zones=zones, crops=crops).run()
+    assert [event.kind for event in first.events] == [CAMERA_ONLINE, LINE_CROSSED]
+    assert first.crops == (b"", b"of frame 0")
+    assert len(closing.events) == 1
+    assert closing.crops == ()
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,7 @@ def test_the_whole_way(
     assert [event.attributes["direction"] for event in events] == ["in", "in"]
     assert [event.sequence for event in events] == [1, 2]
     batches = shipped(cloud)
+    assert not any(batch.crops for batch in batches), "no rule asks for a picture"
     # One frame more than the clip has: the closing one, which ends the last track.
     assert sum(batch.frame_count for batch in batches) == FRAMES + 1
     assert {batch.model_digest for batch in batches} == {digest}
@@ -207,6 +208,21 @@ def test_rules_of_the_cloud_replace_the_local_ones_and_are_kept(
     last = start(config).wait()
     assert "from-cloud" in (tmp_path / "rules.yaml").read_text()
     assert last.report.rules_digest == cloud.last_report("gate-1").rules_digest
+
+
+def test_a_rule_of_the_cloud_asks_for_pictures(
+    cloud: FakeCloud, config: AgentConfig, start: Callable[[AgentConfig], Life], tmp_path: Path
+) -> None:
+    rules_yaml = RULES.replace("in: left", "in: left, crops: true")
+    cloud.want("gate-1", rules_yaml=rules_yaml, rules_digest="x")
+    life = start(config)
+    wait_until(lambda: (tmp_path / "rules.yaml").exists())
+    deploy(cloud)
+    life.wait()
+    crops = [crop for batch in shipped(cloud) for crop in batch.crops]
+    events = cloud.events("gate-1")
+    assert [crop.event_sequence for crop in crops] == [event.sequence for event in events] == [1, 2]
+    assert all(crop.jpeg.startswith(b"\xff\xd8\xff") for crop in crops)
 
 
 @pytest.mark.slow
