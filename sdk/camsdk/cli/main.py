@@ -103,7 +103,7 @@ def build_app() -> typer.Typer:
 
 
 @functools.cache
-def root_command() -> Callable[[], object]:
+def root_command() -> Callable[..., object]:
     """All commands, ready to run with this process' arguments; built once."""
     return get_command(build_app())
 
@@ -125,7 +125,7 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     is_json = "--json" in sys.argv
     try:
-        root_command()()
+        root_command()(prog_name="camctl")
     except CamError as error:
         report_error(error, is_json=is_json)
         sys.exit(1)
