@@ -24,7 +24,7 @@ def record(
     of_device = select(certificates.c.serial).where(certificates.c.device_id == device_id)
     newest = (
         of_device.where(certificates.c.expires_timestamp_s >= now_s)
-        .order_by(certificates.c.expires_timestamp_s.desc())
+        .order_by(certificates.c.issued_timestamp_s.desc())
         .limit(MAX_IN_FORCE - 1)
     )
     kept = [row.serial for row in connection.execute(newest)]
@@ -37,6 +37,7 @@ def record(
         insert(certificates).values(
             serial=certificate.serial,
             device_id=device_id,
+            issued_timestamp_s=now_s,
             expires_timestamp_s=certificate.expires_timestamp_s,
         )
     )

@@ -71,6 +71,7 @@ certificates = Table(
     metadata,
     Column("serial", String(40), primary_key=True),  # lower-case hexadecimal
     Column("device_id", Name, ForeignKey("devices.device_id"), nullable=False),
+    Column("issued_timestamp_s", Float, nullable=False),
     Column("expires_timestamp_s", Float, nullable=False),
     Index("ix_certificates_device_id", "device_id"),
 )

@@ -156,6 +156,30 @@ async def test_the_renewed_certificate_works_and_so_does_the_old_one(cloud: Clou
     assert (await device.gateway.RenewCertificate(request)).ca_pem == cloud.ca_pem
 
 
+@pytest.mark.slow
+async def test_100_rotations_under_load_fail_no_call(cloud: CloudHarness) -> None:
+    model = await cloud.push(cloud.signed_bundle())
+    device = await cloud.enrol("cam-1")
+    await cloud.api.CreateRollout(api_pb2.CreateRolloutRequest(fleet=FLEET))
+    fetch = device_pb2.FetchArtifactRequest(digest=model.digest)
+
+    async def load(stub: DeviceGatewayStub) -> int:
+        return len([chunk async for chunk in stub.FetchArtifact(fetch)])
+
+    gateway = device.gateway
+    answered = 0
+    for _ in range(100):
+        key, key_pem = make_key()
+        request = device_pb2.RenewCertificateRequest(csr_der=make_csr(key))
+        # Calls are under way on the old connection while the new one is made and used.
+        old = asyncio.gather(*(load(gateway) for _ in range(5)))
+        answer = await gateway.RenewCertificate(request)
+        channel = cloud.dial(cloud.cloud.endpoints.device, key_pem, answer.certificate_chain_pem)
+        gateway = DeviceGatewayStub(channel)
+        answered += await load(gateway) + sum(await old)
+    assert answered == 600
+
+
 async def test_old_versions_of_tls_are_refused(cloud: CloudHarness, tmp_path: Path) -> None:
     device = await cloud.enrol("cam-1")
     both = tmp_path / "device.pem"

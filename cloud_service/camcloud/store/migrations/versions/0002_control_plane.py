@@ -100,6 +100,7 @@ def upgrade() -> None:
         "certificates",
         sa.Column("serial", sa.String(length=40), nullable=False),
         sa.Column("device_id", sa.String(length=63), nullable=False),
+        sa.Column("issued_timestamp_s", sa.Float(), nullable=False),
         sa.Column("expires_timestamp_s", sa.Float(), nullable=False),
         sa.ForeignKeyConstraint(
             ["device_id"], ["devices.device_id"], name=op.f("fk_certificates_device_id_devices")
