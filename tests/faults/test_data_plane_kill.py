@@ -32,8 +32,12 @@ BROKEN = (
     grpc.aio.UsageError,
     asyncio.InvalidStateError,
     asyncio.CancelledError,
+    TimeoutError,
 )
 """What a call may raise when its peer dies or its channel is closed under it."""
+
+HELLO_TIMEOUT_S = 5.0
+"""A call that is made while its channel is being closed never starts, and says nothing."""
 
 
 def check_not_cancelled() -> None:
@@ -109,7 +113,8 @@ class Device:
         call = stub.Ingest(metadata=(("device", self.camera.device_id),))
         try:
             hello = device_pb2.Hello(epoch=self.camera.epoch, next_sequence=self.acked + 1)
-            await call.write(device_pb2.IngestRequest(hello=hello))
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                await call.write(device_pb2.IngestRequest(hello=hello))
             sequence, granted = self.acked + 1, 0
             while not (self.is_closing and not self.outbox):
                 answer = await call.read()
