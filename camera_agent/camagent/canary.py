@@ -6,8 +6,11 @@ here, before a single live frame depends on it.
 """
 
 import io
+import math
 import time
+import tokenize
 import zipfile
+import zlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +22,14 @@ from camsdk.errors import ArtifactRefused, DataCorrupted
 Array = NDArray[np.generic]
 
 _OUTPUT = "output/"
+_MAX_ARRAYS_BYTES = 256 << 20  # unpacked: a few inputs and their outputs have some tens of MiB
+
+# What zipfile and numpy raise for bytes that they do not like. RuntimeError: an encrypted member or
+# an unknown compression; TokenError: a header that is not Python.
+_DAMAGE = (
+    *(ValueError, KeyError, OSError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
 
 
 def run_canary(bundle: Bundle, runtime: Runtime, deadline_s: float) -> None:
@@ -59,15 +70,15 @@ def run_canary(bundle: Bundle, runtime: Runtime, deadline_s: float) -> None:
 def _load(bundle: Bundle) -> tuple[Array, dict[str, Array]]:
     path = bundle.manifest.canary.path
     try:
-        with np.load(io.BytesIO(bundle.members[path]), allow_pickle=False) as arrays:
-            inputs = arrays["input"]
-            expected = {
-                name.removeprefix(_OUTPUT): arrays[name]
-                for name in arrays.files
-                if name.startswith(_OUTPUT)
-            }
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        arrays = _arrays(bundle.members[path])
+        inputs = arrays.pop("input")
+    except _DAMAGE as error:
         raise DataCorrupted(f"the canary {path} does not parse") from error
+    expected = {
+        name.removeprefix(_OUTPUT): array
+        for name, array in arrays.items()
+        if name.startswith(_OUTPUT)
+    }
     missing = set(bundle.manifest.output.tensors) - set(expected)
     shape = bundle.manifest.input.shape[1:]
     if missing or not inputs.ndim or not inputs.shape[0] or inputs.shape[1:] != shape:
@@ -75,6 +86,29 @@ def _load(bundle: Bundle) -> tuple[Array, dict[str, Array]]:
     if any(not array.ndim or array.shape[0] != inputs.shape[0] for array in expected.values()):
         raise DataCorrupted(f"the canary {path} has not one output for each input")
     return inputs, expected
+
+
+def _arrays(content: bytes) -> dict[str, Array]:
+    """Arrays of an ``.npz`` by name; a few bytes of it may claim to be terabytes."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(info.file_size for info in archive.infolist()) > _MAX_ARRAYS_BYTES:
+            raise ValueError("more than a canary needs")
+        stated = {info.filename: _stated_size(archive, info) for info in archive.infolist()}
+    if any(size > _MAX_ARRAYS_BYTES for size in stated.values()):
+        raise ValueError("a header claims more than a canary needs")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _stated_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    """Bytes that numpy would set aside for a member, by the header of its array."""
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(member)
+    return math.prod(shape) * dtype.itemsize
 
 
 def _errors(actual: Array | None, wanted: Array, name: str, reference: str) -> NDArray[np.float64]:

@@ -1,6 +1,8 @@
 """The canary: what agrees passes; what differs, is not finite or makes no sense is refused."""
 
 import io
+import random
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +14,7 @@ from camagent.canary import run_canary
 from camsdk.artifact.bundle import Bundle, list_members, open_bundle, pack
 from camsdk.artifact.keys import public_bytes
 from camsdk.artifact.manifest import CanarySpec
-from camsdk.errors import ArtifactRefused, DataCorrupted
+from camsdk.errors import ArtifactRefused, CamError, DataCorrupted
 from support.block_artifacts import canary
 from support.fake_runtime import BlockRuntime, manifest
 
@@ -97,3 +99,44 @@ def test_a_canary_without_sense_is_refused(content: bytes) -> None:
 def test_the_deadline_is_for_all_together() -> None:
     with pytest.raises(ArtifactRefused, match=r"longer than 0\.03 s"):
         run_canary(bundle(canary()), BlockRuntime(delay_s=0.02), 0.03)
+
+
+def lying_array(shape: tuple[int, ...]) -> bytes:
+    header = io.BytesIO()
+    fields = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, fields)
+    return header.getvalue() + bytes(16)
+
+
+@pytest.mark.parametrize("shape", [(1 << 40,), (1 << 31, 1 << 20), (-1,)])
+def test_a_header_that_claims_terabytes_is_damage(shape: tuple[int, ...]) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("input.npy", lying_array(shape))
+    with pytest.raises(DataCorrupted, match="does not parse"):
+        run_canary(bundle(file.getvalue()), BlockRuntime(), 5.0)
+
+
+def test_a_bomb_is_damage() -> None:
+    file = io.BytesIO()
+    np.savez_compressed(file, input=np.zeros(300 << 20, np.uint8))
+    assert len(file.getvalue()) < 1 << 20
+    with pytest.raises(DataCorrupted, match="does not parse"):
+        run_canary(bundle(file.getvalue()), BlockRuntime(), 5.0)
+
+
+def test_any_damage_is_an_error_of_ours() -> None:
+    file = io.BytesIO()
+    with np.load(io.BytesIO(canary())) as stored:
+        np.savez_compressed(file, **{name: stored[name] for name in stored.files})
+    dice = random.Random(7)
+    kinds = set()
+    for _ in range(600):
+        damaged = bytearray(file.getvalue())
+        for _ in range(dice.randint(1, 4)):
+            damaged[dice.randrange(len(damaged))] = dice.randrange(256)
+        try:
+            run_canary(bundle(bytes(damaged)), BlockRuntime(), 5.0)
+        except CamError as error:
+            kinds.add(type(error))
+    assert DataCorrupted in kinds
