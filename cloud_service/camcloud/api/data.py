@@ -3,6 +3,7 @@
 Errors are raised as :class:`~camsdk.errors.CamError` and mapped by the server's interceptor.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -11,7 +12,7 @@ from typing_extensions import override
 from camcloud.analysis.search import METHOD, Hit
 from camcloud.api.errors import Context
 from camcloud.data_plane import DataPlane
-from camcloud.store import events, ingest, tracks
+from camcloud.store import crops, events, ingest, tracks
 from camcloud.store.events import EventQuery, StoredEvent
 from camcloud.store.tracks import StoredTrack, TrackQuery
 from camproto.v1 import api_pb2
@@ -79,6 +80,21 @@ class DataApi(CloudApiServicer):
             lambda connection: events.get(connection, request.event_id)
         )
         return _event_record(stored)
+
+    @override
+    async def GetEventCrop(
+        self, request: api_pb2.GetEventCropRequest, context: Context
+    ) -> api_pb2.EventCrop:
+        """The still that an event's rule asked for."""
+        crop = await self._data.database.arun(
+            lambda connection: crops.of_event(connection, events.get(connection, request.event_id))
+        )
+        return api_pb2.EventCrop(
+            event_id=request.event_id,
+            jpeg=await asyncio.to_thread(self._data.blobs.get, crop.blob_key),
+            frame_index=crop.frame_index,
+            timestamp_s=crop.timestamp_s,
+        )
 
     @override
     async def SearchAppearance(

@@ -31,6 +31,7 @@ READ_METHODS = frozenset(
         "ListEvents",
         "TailEvents",
         "GetEvent",
+        "GetEventCrop",
         "SearchAppearance",
         "GetIngestStats",
         "ListTracks",

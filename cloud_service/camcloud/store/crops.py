@@ -9,7 +9,11 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.sqlite import insert
 
-from camcloud.store.data_tables import crops
+from camcloud.store.data_tables import crops, tracks
+from camcloud.store.events import StoredEvent
+from camsdk.errors import NotFound
+
+_COLUMNS = [column for column in crops.c if column.name != "id"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class StoredCrop:
 
 
 def append(connection: Connection, stills: Sequence[StoredCrop]) -> None:
-    """Stores rows; one of the same track and frame is already there and stays."""
+    """Stores rows; one of the same track, frame and event is already there and stays."""
     if stills:
         rows = [asdict(still) for still in stills]
         connection.execute(insert(crops).on_conflict_do_nothing(), rows)
@@ -42,6 +46,35 @@ def append(connection: Connection, stills: Sequence[StoredCrop]) -> None:
 
 def of_track(connection: Connection, track_key: int) -> list[StoredCrop]:
     """Stills of a track, oldest first."""
-    columns = [column for column in crops.c if column.name != "id"]
-    statement = select(*columns).where(crops.c.track_key == track_key).order_by(crops.c.id)
+    statement = select(*_COLUMNS).where(crops.c.track_key == track_key).order_by(crops.c.id)
     return [StoredCrop(**row) for row in connection.execute(statement).mappings()]
+
+
+def of_event(connection: Connection, event: StoredEvent) -> StoredCrop:
+    """The still that an event's rule asked for.
+
+    Raises:
+        NotFound: It asked for none, or the device could not keep it.
+    """
+    shipped = event.shipped
+    statement = (
+        select(*_COLUMNS)
+        .join(tracks, tracks.c.id == crops.c.track_key)
+        .where(
+            tracks.c.device_id == event.device_id,
+            tracks.c.epoch == shipped.epoch,
+            tracks.c.camera_id == shipped.camera_id,
+            tracks.c.session == shipped.session,
+            tracks.c.track_id == shipped.event.track_id,
+            crops.c.event_sequence == shipped.sequence,
+        )
+        .order_by(crops.c.id)
+        .limit(1)
+    )
+    row = connection.execute(statement).mappings().first()
+    if row is None:
+        raise NotFound(
+            f"event {event.event_id} has no crop",
+            "a line or zone sends crops only if its rule says `crops: true`",
+        )
+    return StoredCrop(**row)

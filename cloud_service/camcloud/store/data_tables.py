@@ -115,7 +115,8 @@ crops = Table(
     Column("timestamp_s", Float, nullable=False),
     Column("blob_key", String(200), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
-    UniqueConstraint("track_key", "frame_index"),
+    # Two rules may fire for one track in one frame; whether there is a still is up to each.
+    UniqueConstraint("track_key", "frame_index", "event_sequence"),
 )
 
 ingest_cursors = Table(

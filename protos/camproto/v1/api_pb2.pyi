@@ -383,6 +383,56 @@ class GetEventRequest(_message.Message):
 Global___GetEventRequest: _TypeAlias = GetEventRequest  # noqa: Y015
 
 @_typing.final
+class GetEventCropRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEventCropRequest: _TypeAlias = GetEventCropRequest  # noqa: Y015
+
+@_typing.final
+class EventCrop(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    JPEG_FIELD_NUMBER: _builtins.int
+    FRAME_INDEX_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_S_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    jpeg: _builtins.bytes
+    """of the event's track, cut on the device"""
+    frame_index: _builtins.int
+    """that it was cut from"""
+    timestamp_s: _builtins.float
+    """capture time of that frame, seconds since the Unix epoch"""
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        jpeg: _builtins.bytes = ...,
+        frame_index: _builtins.int = ...,
+        timestamp_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "frame_index", b"frame_index", "jpeg", b"jpeg", "timestamp_s", b"timestamp_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventCrop: _TypeAlias = EventCrop  # noqa: Y015
+
+@_typing.final
 class SearchAppearanceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

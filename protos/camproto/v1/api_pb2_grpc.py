@@ -54,6 +54,11 @@ class CloudApiStub:
                 request_serializer=camproto_dot_v1_dot_api__pb2.GetEventRequest.SerializeToString,
                 response_deserializer=camproto_dot_v1_dot_api__pb2.EventRecord.FromString,
                 _registered_method=True)
+        self.GetEventCrop = channel.unary_unary(
+                '/camproto.v1.CloudApi/GetEventCrop',
+                request_serializer=camproto_dot_v1_dot_api__pb2.GetEventCropRequest.SerializeToString,
+                response_deserializer=camproto_dot_v1_dot_api__pb2.EventCrop.FromString,
+                _registered_method=True)
         self.SearchAppearance = channel.unary_unary(
                 '/camproto.v1.CloudApi/SearchAppearance',
                 request_serializer=camproto_dot_v1_dot_api__pb2.SearchAppearanceRequest.SerializeToString,
@@ -184,6 +189,13 @@ class CloudApiServicer:
 
     def GetEvent(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEventCrop(self, request, context):
+        """NOT_FOUND unless its rule has crops
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -337,6 +349,11 @@ def add_CloudApiServicer_to_server(servicer, server):
                     servicer.GetEvent,
                     request_deserializer=camproto_dot_v1_dot_api__pb2.GetEventRequest.FromString,
                     response_serializer=camproto_dot_v1_dot_api__pb2.EventRecord.SerializeToString,
+            ),
+            'GetEventCrop': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEventCrop,
+                    request_deserializer=camproto_dot_v1_dot_api__pb2.GetEventCropRequest.FromString,
+                    response_serializer=camproto_dot_v1_dot_api__pb2.EventCrop.SerializeToString,
             ),
             'SearchAppearance': grpc.unary_unary_rpc_method_handler(
                     servicer.SearchAppearance,
@@ -552,6 +569,33 @@ class CloudApi:
             '/camproto.v1.CloudApi/GetEvent',
             camproto_dot_v1_dot_api__pb2.GetEventRequest.SerializeToString,
             camproto_dot_v1_dot_api__pb2.EventRecord.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEventCrop(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/camproto.v1.CloudApi/GetEventCrop',
+            camproto_dot_v1_dot_api__pb2.GetEventCropRequest.SerializeToString,
+            camproto_dot_v1_dot_api__pb2.EventCrop.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class CloudApiStub:
     ListEvents: _grpc.UnaryUnaryMultiCallable[_api_pb2.ListEventsRequest, _api_pb2.ListEventsResponse]
     TailEvents: _grpc.UnaryStreamMultiCallable[_api_pb2.TailEventsRequest, _api_pb2.EventRecord]
     GetEvent: _grpc.UnaryUnaryMultiCallable[_api_pb2.GetEventRequest, _api_pb2.EventRecord]
+    GetEventCrop: _grpc.UnaryUnaryMultiCallable[_api_pb2.GetEventCropRequest, _api_pb2.EventCrop]
+    """NOT_FOUND unless its rule has crops"""
     SearchAppearance: _grpc.UnaryUnaryMultiCallable[_api_pb2.SearchAppearanceRequest, _api_pb2.SearchAppearanceResponse]
     GetIngestStats: _grpc.UnaryUnaryMultiCallable[_api_pb2.GetIngestStatsRequest, _api_pb2.IngestStats]
     ListTracks: _grpc.UnaryUnaryMultiCallable[_api_pb2.ListTracksRequest, _api_pb2.ListTracksResponse]
@@ -67,6 +69,8 @@ class CloudApiAsyncStub(CloudApiStub):
     ListEvents: _aio.UnaryUnaryMultiCallable[_api_pb2.ListEventsRequest, _api_pb2.ListEventsResponse]  # type: ignore[assignment]
     TailEvents: _aio.UnaryStreamMultiCallable[_api_pb2.TailEventsRequest, _api_pb2.EventRecord]  # type: ignore[assignment]
     GetEvent: _aio.UnaryUnaryMultiCallable[_api_pb2.GetEventRequest, _api_pb2.EventRecord]  # type: ignore[assignment]
+    GetEventCrop: _aio.UnaryUnaryMultiCallable[_api_pb2.GetEventCropRequest, _api_pb2.EventCrop]  # type: ignore[assignment]
+    """NOT_FOUND unless its rule has crops"""
     SearchAppearance: _aio.UnaryUnaryMultiCallable[_api_pb2.SearchAppearanceRequest, _api_pb2.SearchAppearanceResponse]  # type: ignore[assignment]
     GetIngestStats: _aio.UnaryUnaryMultiCallable[_api_pb2.GetIngestStatsRequest, _api_pb2.IngestStats]  # type: ignore[assignment]
     ListTracks: _aio.UnaryUnaryMultiCallable[_api_pb2.ListTracksRequest, _api_pb2.ListTracksResponse]  # type: ignore[assignment]
@@ -118,6 +122,14 @@ class CloudApiServicer(metaclass=_abc_1.ABCMeta):
         request: _api_pb2.GetEventRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.EventRecord, _abc.Awaitable[_api_pb2.EventRecord]]: ...
+
+    @_abc_1.abstractmethod
+    def GetEventCrop(
+        self,
+        request: _api_pb2.GetEventCropRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.EventCrop, _abc.Awaitable[_api_pb2.EventCrop]]:
+        """NOT_FOUND unless its rule has crops"""
 
     @_abc_1.abstractmethod
     def SearchAppearance(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 import grpc.aio
@@ -13,7 +13,10 @@ from camcloud.data_plane import DataPlane
 from camcloud.listeners import API_OPTIONS, make_server
 from camproto.v1 import api_pb2, api_pb2_grpc
 from camsdk.vision.results import LINE_CROSSED, OUT_OF_BOUNDS, Event
+from camsdk.wire import Crop
 from support.data_plane import Camera, code, data_plane, publish, with_codes, with_events
+
+JPEG = b"\xff\xd8\xff\xe0 picture"
 
 
 @dataclass
@@ -81,6 +84,46 @@ async def test_an_event_travels_whole(cloud: Cloud) -> None:
     assert (event.class_id, event.class_name, event.score) == (0, "person", 0.75)
     assert list(event.xyxy) == [1, 2, 3, 4]
     assert dict(event.attributes) == {"direction": "in"}
+
+
+async def test_a_crop_is_found_by_its_event(cloud: Cloud) -> None:
+    """Two rules fire for one track in one frame, and only one of them asks for a still."""
+    camera = Camera()
+    (result,) = camera.frames(1)
+    about = Event(LINE_CROSSED, 0, 1000.0, rule="entry", track_id=1)
+    result = with_events(result, about, replace(about, rule="door"), Event("camera_online", 0, 0.0))
+    crop = Crop(1, 0, 1000.0, JPEG, event_sequence=2)
+    await publish(cloud.plane.bus, camera, camera.pack([result], crops=[crop]))
+    await asyncio.wait_for(cloud.plane.drained(), 10)
+
+    async def found(event_id: str) -> api_pb2.EventCrop:
+        return await cloud.stub.GetEventCrop(api_pb2.GetEventCropRequest(event_id=event_id))
+
+    answer = await found("cam-1/7/2")
+    assert (answer.event_id, answer.jpeg) == ("cam-1/7/2", JPEG)
+    assert (answer.frame_index, answer.timestamp_s) == (0, 1000.0)
+    for other in ("cam-1/7/1", "cam-1/7/3"):
+        error = await refused(found(other))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+        assert "has no crop" in error.details()
+    error = await refused(found("cam-1/7/4"))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert "no event" in error.details()
+    stats = await cloud.stub.GetIngestStats(api_pb2.GetIngestStatsRequest())
+    assert stats.bytes_by_kind["crops"] > len(JPEG)
+
+
+async def test_two_events_of_one_track_and_frame_have_a_crop_each(cloud: Cloud) -> None:
+    camera = Camera()
+    (result,) = camera.frames(1)
+    about = Event(LINE_CROSSED, 0, 1000.0, rule="entry", track_id=1)
+    result = with_events(result, about, replace(about, rule="door"))
+    crops = [Crop(1, 0, 1000.0, JPEG, number) for number in (1, 2)]
+    await publish(cloud.plane.bus, camera, camera.pack([result], crops=crops))
+    await asyncio.wait_for(cloud.plane.drained(), 10)
+    for number in (1, 2):
+        request = api_pb2.GetEventCropRequest(event_id=f"cam-1/7/{number}")
+        assert (await cloud.stub.GetEventCrop(request)).jpeg == JPEG
 
 
 async def test_pages_follow_each_other_in_both_directions(cloud: Cloud) -> None:
@@ -209,6 +252,7 @@ async def test_stats_and_tracks_by_camera(cloud: Cloud) -> None:
         ("ListTracks", api_pb2.ListTracksRequest(since_s=5, until_s=4), "INVALID_ARGUMENT", "span"),
         ("GetEvent", api_pb2.GetEventRequest(event_id="x"), "INVALID_ARGUMENT", "event id"),
         ("GetEvent", api_pb2.GetEventRequest(event_id="x/1/2"), "NOT_FOUND", "no event"),
+        ("GetEventCrop", api_pb2.GetEventCropRequest(event_id="x"), "INVALID_ARGUMENT", "event id"),
         ("GetEvent", api_pb2.GetEventRequest(event_id=f"x/1/{10**19 - 1}"), "INVALID_ARGUMENT", ""),
         ("SearchAppearance", api_pb2.SearchAppearanceRequest(), "INVALID_ARGUMENT", "nothing"),
         (

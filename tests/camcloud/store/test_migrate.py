@@ -2,13 +2,16 @@
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 import camcloud.store
 from camcloud.store import migrate
@@ -30,6 +33,12 @@ def _load_all_tables() -> None:
             importlib.import_module(f"camcloud.store.{module.name}")
 
 
+def _go_to(connection: Connection, revision: str, move: Callable[[Config, str], None]) -> None:
+    config = migrate._config()
+    config.attributes["connection"] = connection
+    move(config, revision)
+
+
 def test_the_revisions_make_the_declared_tables(database: Database) -> None:
     _load_all_tables()
     assert migrate.upgrade(database) == migrate.head()
@@ -48,6 +57,26 @@ def test_a_second_upgrade_changes_nothing_and_keeps_rows(database: Database) -> 
     assert migrate.upgrade(database) == migrate.head()
     select = text("SELECT batch_sequence FROM ingest_cursors")
     assert database.run(lambda connection: connection.execute(select).scalar_one()) == 3
+
+
+def test_stills_of_an_older_release_are_kept(database: Database) -> None:
+    database.run(lambda connection: _go_to(connection, "0002", command.upgrade))
+    old = (
+        "INSERT INTO tracks (id, device_id, epoch, camera_id, session, track_id, fleet, class_id,"
+        " first_timestamp_s, last_timestamp_s, frame_count)"
+        " VALUES (1, 'cam-1', 7, 'gate', 1, 4, 'park-a', 0, 5.0, 6.0, 9)",
+        "INSERT INTO crops VALUES (1, 1, 11, 3, 5.5, 'crops/a.jpg', 900)",
+    )
+    database.run(lambda connection: [connection.execute(text(insert)) for insert in old])
+    assert migrate.upgrade(database) == migrate.head()
+    second = text("INSERT INTO crops VALUES (2, 1, 12, 3, 5.5, 'crops/a.jpg', 900)")
+    database.run(lambda connection: connection.execute(second))
+    events = text("SELECT event_sequence FROM crops ORDER BY id")
+    assert database.run(lambda connection: connection.execute(events).scalars().all()) == [11, 12]
+    with pytest.raises(IntegrityError, match="crops"):  # there is no way back without a loss
+        database.run(lambda connection: _go_to(connection, "0002", command.downgrade))
+    assert migrate.upgrade(database) == migrate.head()
+    assert database.run(lambda connection: connection.execute(events).scalars().all()) == [11, 12]
 
 
 def test_a_database_of_a_newer_release_is_refused(database: Database) -> None:
