@@ -55,6 +55,7 @@ class State:
 
     changed: threading.Condition = field(default_factory=threading.Condition)
     events: list[api_pb2.EventRecord] = field(default_factory=list)
+    crops: dict[str, bytes] = field(default_factory=dict)
     fleets: dict[str, api_pb2.Fleet] = field(default_factory=dict)
     devices: dict[str, api_pb2.Device] = field(default_factory=dict)
     models: dict[str, api_pb2.Model] = field(default_factory=dict)
@@ -186,6 +187,13 @@ class _Api(api_pb2_grpc.CloudApiServicer):
             if record.event_id == request.event_id:
                 return record
         _abort(context, NotFound(f"no event is called {request.event_id!r}", "list them"))
+
+    def GetEventCrop(self, request: api_pb2.GetEventCropRequest, context: Any) -> api_pb2.EventCrop:
+        if request.event_id not in self._state.crops:
+            _abort(context, NotFound(f"event {request.event_id} has no crop", "ask for one"))
+        return api_pb2.EventCrop(
+            event_id=request.event_id, jpeg=self._state.crops[request.event_id]
+        )
 
     def SearchAppearance(self, request: api_pb2.SearchAppearanceRequest, context: Any) -> Any:
         self._seen(request)

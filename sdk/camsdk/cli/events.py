@@ -1,5 +1,6 @@
 """``camctl events``: what the rules saw, stored or as it happens."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from camsdk.cli.options import (
     UntilOption,
 )
 from camsdk.cli.profile import Cloud, cloud_command
+from camsdk.errors import InvalidInput
 
 if TYPE_CHECKING:
     from camsdk.client import EventRecord
@@ -117,13 +119,28 @@ def tail(
             break
 
 
+def _save(path: Path, jpeg: bytes) -> int:
+    try:
+        return path.write_bytes(jpeg)
+    except OSError as error:
+        raise InvalidInput(
+            f"{path} cannot be written: {error.strerror}", "name another place with --save-crop"
+        ) from error
+
+
 @cloud_command(app, "show")
 def show(
     cloud: Cloud,
     event_id: Annotated[str, typer.Argument(help="DEVICE/EPOCH/SEQUENCE.")],
+    save_crop: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write its picture (JPEG) to this file.")
+    ] = None,
 ) -> None:
     """Shows all that is known of one event."""
     event = cloud.client.get_event(event_id)
+    if save_crop is not None:
+        size_bytes = _save(save_crop, cloud.client.event_crop(event))
+        cloud.out.note(f"{save_crop}: JPEG of {size_bytes:,} bytes")
     if cloud.out.is_json:
         cloud.out.json(event)
         return

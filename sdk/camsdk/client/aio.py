@@ -118,6 +118,10 @@ class AsyncClient:
         """One event by its ``DEVICE/EPOCH/SEQUENCE``."""
         return await self._connection.send(calls.get_event(event_id))
 
+    async def event_crop(self, event: str | EventRecord) -> bytes:
+        """JPEG of the object that an event is about, if its rule says ``crops: true``."""
+        return await self._connection.send(calls.event_crop(event))
+
     async def search(
         self,
         *,

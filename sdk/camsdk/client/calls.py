@@ -118,6 +118,16 @@ def get_event(event_id: str) -> Call[EventRecord]:
     return Call("GetEvent", api_pb2.GetEventRequest(event_id=event_id), messages.event_record)
 
 
+def event_crop(event: str | EventRecord) -> Call[bytes]:
+    """The JPEG that came with an event."""
+    request = api_pb2.GetEventCropRequest(event_id=_event_id(event))
+
+    def parse(answer: api_pb2.EventCrop) -> bytes:
+        return answer.jpeg
+
+    return Call("GetEventCrop", request, parse)
+
+
 def search(
     image: Image | None,
     event: str | EventRecord | None,
@@ -139,7 +149,7 @@ def search(
     if image is not None:
         request.image = _image_bytes(image)
     elif event is not None:
-        request.event_id = event.event_id if isinstance(event, EventRecord) else event
+        request.event_id = _event_id(event)
     elif isinstance(code, bytes):
         request.code = code
     else:
@@ -342,6 +352,10 @@ def control_rollout(rollout_id: str, action: RolloutAction) -> Call[RolloutStatu
     request = api_pb2.ControlRolloutRequest(rollout_id=rollout_id)
     request.action = messages.enum_to_number(action)
     return Call("ControlRollout", request, messages.rollout_status, is_idempotent=False)
+
+
+def _event_id(event: str | EventRecord) -> str:
+    return event.event_id if isinstance(event, EventRecord) else event
 
 
 def _count(value: int, name: str, highest: int) -> int:

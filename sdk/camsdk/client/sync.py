@@ -139,6 +139,17 @@ class Client:
         """One event by its ``DEVICE/EPOCH/SEQUENCE``."""
         return self._connection.send(calls.get_event(event_id))
 
+    def event_crop(self, event: str | EventRecord) -> bytes:
+        """JPEG of the object that an event is about, in the frame that decided the event.
+
+        Args:
+            event: The event, or its id.
+
+        Raises:
+            NotFound: There is none: its rule does not say ``crops: true``.
+        """
+        return self._connection.send(calls.event_crop(event))
+
     def search(
         self,
         *,

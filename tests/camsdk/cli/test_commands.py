@@ -118,6 +118,25 @@ def test_events(cloud: FakeCloud, camctl: Camctl) -> None:
     assert camctl("events", "show", "cam-1/7/2", "--json").json["attributes"] == {"direction": "in"}
 
 
+def test_an_events_crop_is_saved(cloud: FakeCloud, camctl: Camctl, tmp_path: Path) -> None:
+    for _ in range(2):
+        cloud.add_event()
+    cloud.state.crops["cam-1/7/1"] = b"\xff\xd8 picture"
+    path = tmp_path / "crop.jpg"
+    saved = camctl("events", "show", "cam-1/7/1", "--save-crop", path, "--json")
+    assert saved.json["event_id"] == "cam-1/7/1"
+    assert path.read_bytes() == b"\xff\xd8 picture"
+    assert "crop.jpg: JPEG of 10 bytes" in saved.err
+    other = tmp_path / "other.jpg"
+    missing = camctl("events", "show", "cam-1/7/2", "--save-crop", other)
+    assert (missing.code, missing.out) == (1, "")
+    assert "no crop" in missing.err
+    assert not other.exists()
+    nowhere = camctl("events", "show", "cam-1/7/1", "--save-crop", tmp_path / "no" / "crop.jpg")
+    assert (nowhere.code, nowhere.out) == (1, "")
+    assert "cannot be written" in nowhere.err
+
+
 def test_events_beyond_one_page(cloud: FakeCloud, camctl: Camctl) -> None:
     for _ in range(1005):
         cloud.add_event()

@@ -43,6 +43,13 @@ async def test_calls_and_errors(cloud: FakeCloud, aio: AsyncClient) -> None:
     assert cloud.state.calls["CreateFleet"] == 2
 
 
+async def test_an_events_crop(cloud: FakeCloud, aio: AsyncClient) -> None:
+    cloud.state.crops["cam-1/7/1"] = b"\xff\xd8 picture"
+    assert await aio.event_crop("cam-1/7/1") == b"\xff\xd8 picture"
+    with pytest.raises(NotFound, match="no crop"):
+        await aio.event_crop("cam-1/7/2")
+
+
 async def test_deadline(cloud: FakeCloud) -> None:
     cloud.state.delays_s["GetStatus"] = 0.5
     credentials = cloud.credentials

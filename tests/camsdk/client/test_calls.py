@@ -126,6 +126,16 @@ def test_events_are_listed_page_by_page(cloud: FakeCloud, client: Client) -> Non
         event.kind = "other"  # type: ignore[misc] # that is the point
 
 
+def test_an_events_crop(cloud: FakeCloud, client: Client) -> None:
+    cloud.add_event()
+    cloud.add_event()
+    cloud.state.crops["cam-1/7/2"] = b"\xff\xd8 picture"
+    first, second = client.list_events()
+    assert client.event_crop(second) == client.event_crop("cam-1/7/2") == b"\xff\xd8 picture"
+    with pytest.raises(NotFound, match="no crop"):
+        client.event_crop(first)
+
+
 def test_filters_reach_the_cloud(cloud: FakeCloud, client: Client) -> None:
     cloud.add_event("out_of_bounds", camera_id="yard")
     cloud.add_event("line_crossed", fleet="park-b")
