@@ -176,6 +176,16 @@ def references(connection: Connection) -> dict[str, str]:
     return {"": ""} | {row.digest: f"{row.name}:{row.version}" for row in connection.execute(query)}
 
 
+def reference_of(connection: Connection, digest: str) -> str:
+    """``name:version`` of a digest, ``""`` when the registry does not know it.
+
+    What a device ran before its first order may be from elsewhere, and an abort sends it back there.
+    """
+    query = select(models.c.name, models.c.version).where(models.c.digest == digest)
+    row = connection.execute(query).one_or_none()
+    return "" if row is None else f"{row.name}:{row.version}"
+
+
 def _same_name(connection: Connection, manifest: Manifest) -> ModelRow | None:
     query = select(models).where(
         models.c.name == manifest.name, models.c.version == manifest.version

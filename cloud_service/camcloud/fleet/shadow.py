@@ -8,6 +8,7 @@ nothing new are kept in memory and written once in a while.
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -22,7 +23,7 @@ from camcloud.api.guard import revoked
 from camcloud.fleet import certificates, devices
 from camcloud.fleet.authority import CertificateAuthority
 from camcloud.fleet.presence import Presence
-from camcloud.registry import Registry, find_model
+from camcloud.registry import Registry, reference_of
 from camcloud.rollout.engine import Observation, Progress
 from camcloud.rollout.service import RolloutService
 from camcloud.store.database import Database
@@ -47,6 +48,8 @@ _PROGRESS: Final = {
     device_pb2.UPDATE_STATE_ROLLED_BACK: Progress.FAILED,
 }
 _MAX_DETAIL_CHARS: Final = 300
+_MAX_ATTEMPT: Final = 2**63 - 1
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _LOG = logging.getLogger(__name__)
 
 Reports = AsyncIterator[device_pb2.DeviceReport]
@@ -182,15 +185,24 @@ class DeviceShadow(DeviceGatewayServicer):
 
 
 def observation_of(device_id: str, report: device_pb2.DeviceReport) -> Observation:
-    """What rollouts need of a report; states that this release does not know count as busy."""
+    """What rollouts need of a report; states that this release does not know count as busy.
+
+    Nothing that a device says is trusted: what is no digest is none, and what is not printable
+    could forge lines of the log that the detail ends up in.
+    """
+    detail = report.detail[:_MAX_DETAIL_CHARS]
     return Observation(
         device_id=device_id,
-        attempt=report.rollout_attempt,
+        attempt=min(report.rollout_attempt, _MAX_ATTEMPT),
         progress=_PROGRESS.get(report.update_state, Progress.BUSY),
-        update_digest=report.update_digest[:64],
-        running_digest=report.running_digest[:64],
-        detail=report.detail[:_MAX_DETAIL_CHARS],
+        update_digest=_digest(report.update_digest),
+        running_digest=_digest(report.running_digest),
+        detail="".join(char if char.isprintable() else " " for char in detail),
     )
+
+
+def _digest(text: str) -> str:
+    return text if _DIGEST.fullmatch(text) else ""
 
 
 def desired_state(connection: Connection, device_id: str) -> device_pb2.DesiredState:
@@ -205,7 +217,7 @@ def desired_state(connection: Connection, device_id: str) -> device_pb2.DesiredS
     return device_pb2.DesiredState(
         version=device.desired_version,
         artifact_digest=digest,
-        artifact_name=find_model(connection, digest).reference if digest else "",
+        artifact_name=reference_of(connection, digest),
         attempt=device.attempt,
         is_rollback=device.desired_is_rollback,
         rules_yaml=fleet.rules_yaml,

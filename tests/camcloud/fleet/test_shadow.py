@@ -241,6 +241,51 @@ async def test_what_a_device_says_is_shown_and_survives_its_leaving(cloud: Cloud
     assert shown.reported.metrics["outbox_depth"] == 3.0
 
 
+async def test_a_device_from_elsewhere_goes_back_to_what_this_cloud_does_not_know(
+    cloud: CloudHarness,
+) -> None:
+    await cloud.push(cloud.signed_bundle())
+    agent = Agent(await cloud.enrol())
+    await agent.desired()
+    agent.running = "f" * 64
+    agent.say()
+    request = api_pb2.GetDeviceRequest(device_id="cam-1")
+    async with asyncio.timeout(5):
+        while not (await cloud.api.GetDevice(request)).reported.running_digest:
+            await asyncio.sleep(0.01)
+    rollout = await deploy(cloud)
+    await agent.desired()
+    agent.say(
+        update_state=FAILED,
+        update_digest=rollout.model_digest,
+        rollout_attempt=1,
+        detail="no\n2026 ERROR all is lost\x1b[2J",
+    )
+    back = await agent.desired()
+    assert (back.artifact_digest, back.artifact_name, back.attempt) == ("f" * 64, "", 2)
+    agent.say(update_state=GOOD, update_digest="f" * 64, rollout_attempt=2)
+    ended = await wait_for_end(cloud, rollout)
+    assert ended.executions[0].state == api_pb2.EXECUTION_STATE_REVERTED
+    assert ended.executions[0].detail == "no 2026 ERROR all is lost [2J"
+    listed = await cloud.api.ListDevices(api_pb2.ListDevicesRequest())
+    assert [item.desired.artifact_digest for item in listed.devices] == ["f" * 64]
+
+
+async def test_numbers_and_digests_that_are_none_change_nothing(cloud: CloudHarness) -> None:
+    agent = Agent(await cloud.enrol())
+    await agent.desired()
+    agent.say(
+        update_state=GOOD,
+        update_digest="../../models/x",
+        running_digest="\x1b[31m",
+        rollout_attempt=2**64 - 1,
+    )
+    agent.reports.put_nowait(None)
+    assert await asyncio.wait_for(agent.call.code(), 5) is grpc.StatusCode.OK
+    fleet = await cloud.api.GetFleet(api_pb2.GetFleetRequest(name=FLEET))
+    assert dict(fleet.devices_by_artifact) == {"none": 1}
+
+
 async def test_a_report_out_of_bounds_ends_the_stream(cloud: CloudHarness) -> None:
     agent = Agent(await cloud.enrol())
     await agent.desired()
