@@ -28,9 +28,15 @@ The cloud serves. Stop it with Ctrl-C; it goes on from {data_dir} when started a
   API token   {admin_token_file}
 
 Next, in another terminal:
-  camctl token create --fleet park-a
+{environment}  camctl token create --fleet park-a
   camctl agent enroll --token TOKEN
   camctl doctor"""
+
+_ENVIRONMENT = """\
+  export CAMCTL_SERVER={api}
+  export CAMCTL_TOKEN_FILE={admin_token_file}
+  export CAMCTL_CA={ca}
+"""
 
 
 def register(app: typer.Typer) -> None:
@@ -94,7 +100,15 @@ async def _serve(settings: "ServeSettings", *, is_json: bool) -> None:
 
 def _announce(cloud: "Cloud", *, is_json: bool) -> None:
     ready = cloud.ready()
-    print(json.dumps(ready) if is_json else _GREETING.format(**ready), flush=True)
+    if is_json:
+        print(json.dumps(ready), flush=True)
+        return
+    from camsdk.client.profiles import embedded_data_dir
+
+    # camctl finds the default folder by itself; any other must be named.
+    is_default = cloud.workspace.folder == embedded_data_dir()
+    environment = "" if is_default else _ENVIRONMENT.format(**ready)
+    print(_GREETING.format(environment=environment, **ready), flush=True)
 
 
 def _loop_factory() -> asyncio.AbstractEventLoop:

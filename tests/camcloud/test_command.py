@@ -1,6 +1,7 @@
 """``camctl serve`` as a process: started twice, killed, and in each other's way."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -83,3 +84,32 @@ def test_a_second_cloud_in_the_way_says_so_in_one_sentence(tmp_path: Path) -> No
             assert run.returncode == 1
             assert words in run.stderr
             assert "Traceback" not in run.stderr
+
+
+def test_what_it_prints_for_people_leads_on(tmp_path: Path) -> None:
+    """The commands that it prints work as they stand."""
+    with subprocess.Popen(
+        command("serve", "--data", str(tmp_path / "data"), "--grpc", "127.0.0.1:0"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        lines = []
+        while "camctl doctor" not in (line := process.stdout.readline()):
+            assert line, "it ended before it served"
+            lines.append(line)
+        exports = dict(
+            line.split("export ", 1)[1].strip().split("=", 1) for line in lines if "export" in line
+        )
+        run = subprocess.run(
+            command("token", "create", "--fleet", FLEET, "--json"),
+            env={**os.environ, **exports},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        process.kill()
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["tokens"][0].startswith("camtok1_")
