@@ -179,7 +179,7 @@ def references(connection: Connection) -> dict[str, str]:
 def reference_of(connection: Connection, digest: str) -> str:
     """``name:version`` of a digest, ``""`` when the registry does not know it.
 
-    What a device ran before its first order may be from elsewhere, and an abort sends it back there.
+    What a device ran before its first order may be from elsewhere; an abort sends it back to that.
     """
     query = select(models.c.name, models.c.version).where(models.c.digest == digest)
     row = connection.execute(query).one_or_none()

@@ -51,6 +51,12 @@ class Screened:
     crops: tuple[Crop, ...]
     refused_row_count: int
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory of its columns; it can be thousands of times the payload."""
+        columns = (*vars(self.batch.tracks).values(), *vars(self.batch.embeddings).values())
+        return sum(column.nbytes for column in columns)
+
 
 def screen(delivery: Delivery) -> Screened:
     """Decodes and checks a batch.
@@ -98,12 +104,13 @@ def _check_numbers(batch: DecodedBatch) -> None:
         raise DataCorrupted(f"session {batch.session} is out of range")
     if columns.track_id.size and np.unique(columns.track_id).size > MAX_TRACKS:
         raise DataCorrupted(f"a batch speaks of more than {MAX_TRACKS} tracks")
-    if batch.embeddings.track_id.size > MAX_CODES or len(batch.crops) > MAX_CODES:
-        raise DataCorrupted(f"a batch has more than {MAX_CODES} codes or stills")
+    if batch.embeddings.track_id.size > MAX_CODES:
+        raise DataCorrupted(f"a batch has more than {MAX_CODES} codes")
     for crop in batch.crops:
         is_timed = abs(crop.timestamp_s - columns.timestamp_s[0]) <= _MAX_CROP_AGE_S
-        if not is_timed or min(crop.track_id, crop.frame_index) < 0:
-            raise DataCorrupted("a still has no sane time, track or frame")
+        is_placed = min(crop.track_id, crop.frame_index) >= 0
+        if not is_timed or not is_placed or crop.event_sequence > _MAX_INTEGER:
+            raise DataCorrupted("a still has no sane time, track, frame or event")
 
 
 def _check_events(delivery: Delivery, batch: DecodedBatch) -> None:

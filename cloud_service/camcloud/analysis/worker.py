@@ -32,6 +32,9 @@ _LOG = logging.getLogger(__name__)
 _GROUP: Final = 64
 """Batches of one transaction: joins syncs under load, yet bounds how long others wait for it."""
 
+_GROUP_BYTES: Final = 32 << 20
+"""Unpacked columns of one transaction: what is hostile unpacks to megabytes a batch."""
+
 _CATCH_UP: Final = 20_000
 """Codes that are read from the store at once."""
 
@@ -106,7 +109,8 @@ class AnalysisWorker:
         while True:
             try:
                 deliveries = await self._bus.consume(position, _GROUP)
-                written = await self._process(deliveries)
+                group = await asyncio.to_thread(self._prepare, deliveries)
+                written = await self._write(group)
             except (Unavailable, OperationalError) as error:
                 self.counts.retries += 1
                 _LOG.error("the analysis waits %.1f s: %s", pause_s, error)
@@ -114,12 +118,9 @@ class AnalysisWorker:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 continue
             pause_s = _FIRST_PAUSE_S
-            position = deliveries[-1].position
+            position = group[-1].delivery.position
             await self._hand_on(written)
             self._bus.ack(position)
-
-    async def _process(self, deliveries: Sequence[Delivery]) -> Written:
-        return await self._write(await asyncio.to_thread(self._prepare, deliveries))
 
     async def _write(self, group: Sequence[Screened | Refused]) -> Written:
         try:
@@ -140,13 +141,18 @@ class AnalysisWorker:
         return Written()
 
     def _prepare(self, deliveries: Sequence[Delivery]) -> list[Screened | Refused]:
+        """The first of the deliveries, screened: all of them, unless they unpack to too much."""
         group: list[Screened | Refused] = []
+        size_bytes = 0
         for delivery in deliveries:
             item = _screened(delivery)
             if isinstance(item, Screened):
+                size_bytes += item.size_bytes
                 for crop in item.crops:
                     self._blobs.put(crop_key(delivery, item.batch.session, crop), crop.jpeg)
             group.append(item)
+            if size_bytes > _GROUP_BYTES:
+                break
         return group
 
     async def _hand_on(self, written: Written) -> None:

@@ -26,6 +26,9 @@ from camsdk.wire.tracks import (
 MAX_PAYLOAD_BYTES: Final = 4 << 20
 """A batch is a few kB; with crops some hundred. More is abuse."""
 
+MAX_EVENTS: Final = 4096
+"""In one batch, of events and of stills each. An empty one is a few bytes, its value a kB."""
+
 MAX_TIMESTAMP_S: Final = 1 << 35
 _KINDS: Final = ("tracks", "embeddings", "events", "crops")
 
@@ -221,6 +224,8 @@ def decode_batch(payload: bytes) -> DecodedBatch:
     is_time = math.isfinite(batch.first_timestamp_s)
     if not is_time or abs(batch.first_timestamp_s) > MAX_TIMESTAMP_S or not batch.camera_id:
         raise DataCorrupted("a batch has no camera or no sane time")
+    if max(len(batch.events), len(batch.crops)) > MAX_EVENTS:
+        raise DataCorrupted(f"a batch has more than {MAX_EVENTS} events or stills")
     tracks = decode_tracks(batch.tracks, batch.first_frame_index, batch.first_timestamp_s)
     embeddings = decode_embeddings(batch.embeddings, tracks.frame_index.size)
     counts = (tracks.frame_index.size, tracks.track_id.size, embeddings.track_id.size)

@@ -18,8 +18,9 @@ from camsdk.errors import DataCorrupted
 
 I64 = NDArray[np.int64]
 
-MAX_UNPACKED_BYTES: Final = 8 << 20
-"""No column block unpacks to more: a compression bomb stops here."""
+MAX_UNPACKED_BYTES: Final = 1 << 20
+"""No column block unpacks to more: a compression bomb stops here. A number of one byte becomes eight,
+and the decoder needs several of each, so a block costs up to 70 times this while it is decoded."""
 
 _RAW: Final = b"\x00"
 _ZSTD: Final = b"\x01"

@@ -151,7 +151,7 @@ def decode_tracks(block: bytes, first_index: int, first_timestamp_s: float) -> T
     is_sane = (head[2:] >= 0).all() and (head[2:4] <= MAX_ROWS).all()
     rows, ends = int(counts.sum()), int(endings.sum())
     body = flat[1 + _FRAME_COLUMNS * frames :]
-    if not is_sane or body.size != _ROW_COLUMNS * rows + ends or rows > MAX_ROWS:
+    if not is_sane or body.size != _ROW_COLUMNS * rows + ends or max(rows, ends) > MAX_ROWS:
         raise DataCorrupted("a batch's row counts do not fit its columns")
     table = body[: _ROW_COLUMNS * rows].reshape(_ROW_COLUMNS, rows)
     row_frame = np.repeat(np.arange(frames), counts)
@@ -169,7 +169,7 @@ def decode_tracks(block: bytes, first_index: int, first_timestamp_s: float) -> T
         xyxy=xyxy,
         scores=scores,
         ended_frame=np.repeat(np.arange(frames), endings),
-        ended=body[_ROW_COLUMNS * rows :],
+        ended=body[_ROW_COLUMNS * rows :].copy(),  # a view would keep the whole block alive
     )
 
 

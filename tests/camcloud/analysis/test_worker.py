@@ -1,6 +1,7 @@
 """The analysis from bus to store: each batch once, poison set aside, nothing lost by a restart."""
 
 import asyncio
+import dataclasses
 import struct
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -139,6 +140,17 @@ def _many_attributes(batch: data_pb2.Batch) -> None:
         batch.events[0].attributes[f"key-{number}"] = "x"
 
 
+def _many_events(batch: data_pb2.Batch) -> None:
+    first = data_pb2.Event.FromString(batch.events[0].SerializeToString())
+    for sequence in range(first.sequence + 1, first.sequence + 4097):
+        first.sequence = sequence
+        batch.events.append(first)
+
+
+def _still_of_no_event(batch: data_pb2.Batch) -> None:
+    batch.crops.add(jpeg=JPEG, timestamp_s=batch.first_timestamp_s, event_sequence=2**64 - 1)
+
+
 POISON: dict[str, Callable[[data_pb2.Batch], object]] = {
     "NaN time": lambda b: setattr(b, "first_timestamp_s", float("nan")),
     "infinite time": lambda b: setattr(b.events[0], "timestamp_s", float("inf")),
@@ -156,6 +168,8 @@ POISON: dict[str, Callable[[data_pb2.Batch], object]] = {
     "event beyond 63 bits": lambda b: setattr(b.events[0], "sequence", 2**63),
     "event out of order": lambda b: b.events.append(b.events[0]),
     "many attributes": _many_attributes,
+    "many events": _many_events,
+    "still of an event beyond 63 bits": _still_of_no_event,
     "negative frame": lambda b: setattr(b, "first_frame_index", -5),
     "still without time": lambda b: b.crops.add(jpeg=JPEG, timestamp_s=float("nan")),
     "still of another day": lambda b: b.crops.add(jpeg=JPEG, timestamp_s=9e6),
@@ -183,6 +197,7 @@ async def test_poison_is_set_aside_and_blocks_nothing(name: str) -> None:
         kept = (await plane.database.arun(ingest.quarantined))[0]
         assert (kept.device_id, kept.sequence, kept.payload) == (DEVICE, 2, poison)
         assert kept.reason
+        assert "failed" not in kept.reason, "found out by its check, not by an accident behind it"
 
 
 async def test_a_mistake_of_ours_sets_one_batch_aside(
@@ -204,6 +219,34 @@ async def test_a_mistake_of_ours_sets_one_batch_aside(
         assert [one.shipped.sequence for one in found] == [1, 3, 4]
         kept = await plane.database.arun(ingest.quarantined)
         assert [(one.sequence, one.reason) for one in kept] == [(2, "writing failed: KeyError")]
+
+
+async def test_batches_that_unpack_to_much_are_stored_in_small_groups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_module, "_GROUP_BYTES", 1 << 20)
+    real, sizes = worker_module.write, []
+
+    def counting(connection: object, group: list) -> object:
+        sizes.append(len(group))
+        return real(connection, group)
+
+    monkeypatch.setattr(worker_module, "write", counting)
+    camera, payloads = Camera(), []
+    for ended_count in (0, 0, 100_000, 100_000, 0):
+        (result,) = camera.frames(1, event_count=1)
+        tracks_of = dataclasses.replace(result.tracks, ended=np.zeros(ended_count, np.int64))
+        payloads.append(camera.pack([dataclasses.replace(result, tracks=tracks_of)]))
+    assert max(map(len, payloads)) < 1000, "a few bytes on the wire"
+    journal = MemoryJournal()
+    entries = [
+        Delivery(n, DEVICE, FLEET, EPOCH, n, 1000.0, payload)
+        for n, payload in enumerate(payloads, 1)
+    ]
+    journal.write(Group(entries))
+    async with data_plane(bus=LogBus(journal)) as plane:
+        assert [one.shipped.sequence for one in await stored_events(plane)] == [1, 2, 3, 4, 5]
+    assert sizes == [3, 1, 1]
 
 
 async def test_what_is_committed_is_handed_on_although_the_next_has_to_wait(

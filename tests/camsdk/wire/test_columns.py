@@ -1,5 +1,7 @@
 """Laws of the integer columns."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import zstandard
@@ -56,6 +58,18 @@ def test_a_bomb_stops_at_the_limit_even_if_it_states_its_size():
     assert len(bomb) < 2000
     with pytest.raises(DataCorrupted, match="too much"):
         columns.unpack(b"\x01" + bomb)
+
+
+def test_the_largest_block_costs_bounded_memory():
+    block = columns.pack(bytes(columns.MAX_UNPACKED_BYTES))
+    assert len(block) < 2000
+    tracemalloc.start()
+    try:
+        assert columns.decode_varints(columns.unpack(block)).size == columns.MAX_UNPACKED_BYTES
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 80 << 20
 
 
 @pytest.mark.parametrize("block", [b"", b"\x07abc", b"\x01not zstd"])
