@@ -6,6 +6,7 @@ The gateway publishes into ``bus``; the worker stores; the API reads ``database`
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -14,7 +15,7 @@ from camcloud.analysis.feed import EventFeed
 from camcloud.analysis.search import AppearanceSearch
 from camcloud.analysis.worker import AnalysisWorker
 from camcloud.blobs import Blobs
-from camcloud.bus import Bus
+from camcloud.bus import Bus, LaneCounts
 from camcloud.store import ingest
 from camcloud.store.database import Database
 from camcloud.vectors import Vectors
@@ -105,18 +106,20 @@ class DataPlane:
 
     async def counts(self) -> DataCounts:
         """Figures of now."""
-        return await self.database.arun(self._counts)
+        lanes = tuple(self.bus.lanes().values())  # here: the bus belongs to the event loop
+        depth = self.bus.depth
+        return await self.database.arun(lambda connection: _counts(connection, lanes, depth))
 
-    def _counts(self, connection: Connection) -> DataCounts:
-        stats = ingest.read_stats(connection)
-        lanes = self.bus.lanes().values()
-        return DataCounts(
-            event_count=stats.event_count,
-            embedding_count=stats.embedding_count,
-            bus_depth=self.bus.depth,
-            rejected_batch_count=ingest.quarantined_count(connection),
-            duplicate_batch_count=ingest.duplicate_count(connection)
-            + sum(lane.duplicates for lane in lanes),
-            lost_batch_count=sum(lane.lost for lane in lanes),
-            lost_event_count=ingest.lost_event_count(connection),
-        )
+
+def _counts(connection: Connection, lanes: Sequence[LaneCounts], bus_depth: int) -> DataCounts:
+    stats = ingest.read_stats(connection)
+    return DataCounts(
+        event_count=stats.event_count,
+        embedding_count=stats.embedding_count,
+        bus_depth=bus_depth,
+        rejected_batch_count=ingest.quarantined_count(connection),
+        duplicate_batch_count=ingest.duplicate_count(connection)
+        + sum(lane.duplicates for lane in lanes),
+        lost_batch_count=sum(lane.lost for lane in lanes),
+        lost_event_count=ingest.lost_event_count(connection),
+    )

@@ -190,7 +190,10 @@ class FaissVectors:
             self._index, self._last_id, self._saved_id = _new_index(), 0, 0
 
     def save(self) -> None:
-        """Writes the index beside its place and renames it; a crash leaves the old one."""
+        """Writes the index beside its place and renames it; a crash leaves the old one.
+
+        A disk that takes no index costs a rebuild, and is only logged.
+        """
         with self._lock:
             if self._saved_id == self._last_id:
                 return
@@ -198,9 +201,13 @@ class FaissVectors:
             last_id, count = self._last_id, len(self)
         state = {"last_id": last_id, "count": count, "crc32": zlib.crc32(data)}
         # The state goes first: an index that does not fit it is rebuilt.
-        _replace(self._state_path, json.dumps(state).encode())
-        _replace(self._path, data)
-        self._saved_id = last_id
+        try:
+            _replace(self._state_path, json.dumps(state).encode())
+            _replace(self._path, data)
+        except OSError as error:
+            _LOG.error("the vector index cannot be saved: %s", error)
+        else:
+            self._saved_id = last_id
 
     def _load(self) -> tuple[faiss.Index, int]:
         try:

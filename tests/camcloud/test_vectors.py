@@ -129,3 +129,15 @@ def test_a_damaged_file_means_an_empty_index(tmp_path: Path, damage: str) -> Non
     else:
         state.write_text(json.dumps({"last_id": 3, "count": 3, "crc32": zlib.crc32(data)}))
     assert (len(FaissVectors(tmp_path)), FaissVectors(tmp_path).last_id) == (0, 0)
+
+
+def test_a_disk_that_takes_no_index_costs_a_rebuild_and_no_more(tmp_path: Path) -> None:
+    folder = tmp_path / "vectors"
+    vectors = FaissVectors(folder)
+    vectors.add(ids_from(1, 3), random_codes(3))
+    folder.rmdir()
+    vectors.save()
+    assert vectors.search(random_codes(3)[:1], 1)[0].tolist() == [[1]]
+    folder.mkdir()
+    vectors.save()
+    assert len(FaissVectors(folder)) == 3

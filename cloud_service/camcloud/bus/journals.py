@@ -164,7 +164,7 @@ class SqliteJournal:
             self.close()
             raise DataCorrupted(
                 f"{self._path.name} is damaged: {error}",
-                "move it away; devices send again what was not stored",
+                "move it away: what it held and was not yet stored is lost, and counted as such",
             ) from error
 
     def write(self, group: Group) -> None:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.pool import StaticPool
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ class Database:
     """
 
     def __init__(self, path: Path | None) -> None:
-        url = "sqlite://" if path is None else f"sqlite:///{path}"
+        url = URL.create("sqlite", database=None if path is None else str(path))
         self.engine: Engine = create_engine(
             url, poolclass=StaticPool, connect_args={"check_same_thread": False}
         )

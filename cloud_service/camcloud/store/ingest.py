@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, delete, func, select
+from sqlalchemy import Connection, Float, Select, cast, delete, func, select
 from sqlalchemy.dialects.sqlite import Insert, insert
 
 from camcloud.store.data_tables import ingest_cursors, ingest_stats, quarantine
@@ -176,7 +176,8 @@ def quarantined_count(connection: Connection) -> int:
 
 
 def _sum_of(connection: Connection, column: Any, device_id: str) -> int:
-    statement = select(func.coalesce(func.sum(column), 0))
+    # As floats: numbers that two devices make up may add to more than 63 bits, an error in SQLite.
+    statement = select(func.coalesce(func.sum(cast(column, Float)), 0))
     if device_id:
         statement = statement.where(ingest_cursors.c.device_id == device_id)
     return int(connection.execute(statement).scalar_one())

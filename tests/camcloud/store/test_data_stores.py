@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,6 +141,21 @@ def test_cursors_are_kept_by_lane(database: Database) -> None:
     assert database.run(lambda c: ingest.read_cursor(c, "cam-1", 7)) == moved
     assert database.run(ingest.batch_sequences) == {("cam-1", 7): 5, ("cam-1", 8): 1}
     assert database.run(ingest.lost_event_count) == 2
+
+
+def test_losses_that_devices_make_up_still_add_up(database: Database) -> None:
+    for device_id in ("cam-1", "cam-2"):
+        most = Cursor(lost_event_count=2**63 - 1)
+        database.run(lambda c, name=device_id, most=most: ingest.write_cursor(c, name, 7, most))
+    assert database.run(ingest.lost_event_count) == 2**64
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "what?mode=memory&x#1%20"
+    database = Database(path)
+    database.run(data_tables.metadata.create_all)
+    database.close()
+    assert path.stat().st_size > 0
 
 
 def test_counts_add_up_by_camera(database: Database) -> None:
