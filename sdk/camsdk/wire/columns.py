@@ -19,8 +19,8 @@ from camsdk.errors import DataCorrupted
 I64 = NDArray[np.int64]
 
 MAX_UNPACKED_BYTES: Final = 1 << 20
-"""No column block unpacks to more: a compression bomb stops here. A number of one byte becomes eight
-and is held several times while it is decoded, so that a block costs up to 70 times this."""
+"""No column block unpacks to more: a compression bomb stops here. A byte may be a number, which the
+decoder holds several times in eight bytes, so that a block costs up to 70 times this."""
 
 _RAW: Final = b"\x00"
 _ZSTD: Final = b"\x01"
