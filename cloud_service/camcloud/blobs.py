@@ -10,6 +10,7 @@ Invariants:
 All calls block; from an event loop run them in a thread.
 """
 
+import contextlib
 import os
 import re
 import uuid
@@ -19,6 +20,7 @@ from typing import Final, Protocol
 import fsspec
 from fsspec import AbstractFileSystem
 
+from camcloud.fleet.files import sync_folder
 from camsdk.errors import InvalidInput, NotFound, Unavailable
 
 MAX_KEY_LENGTH: Final = 255
@@ -100,10 +102,11 @@ class FsspecBlobs:
         place = self._place(key)
         draft = str(self._root / _TEMPORARY / uuid.uuid4().hex)
         try:
-            self._filesystem.makedirs(str(PurePosixPath(place).parent), exist_ok=True)
+            self._make_folder(PurePosixPath(place).parent)
             self._write(draft, data)
             self._rename(draft, place)
         except OSError as error:
+            self._give_up(draft)
             raise Unavailable(f"blob {key} cannot be written: {error.strerror}") from error
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -140,6 +143,14 @@ class FsspecBlobs:
     def _place(self, key: str) -> str:
         return str(self._root / check_key(key))
 
+    def _give_up(self, draft: str) -> None:
+        # Whoever tries again on a full disk must not make it fuller.
+        with contextlib.suppress(OSError):
+            self._filesystem.rm_file(draft)
+
+    def _make_folder(self, folder: PurePosixPath) -> None:
+        self._filesystem.makedirs(str(folder), exist_ok=True)
+
     def _write(self, path: str, data: bytes) -> None:
         with self._filesystem.open(path, "wb") as file:
             file.write(data)
@@ -168,12 +179,15 @@ class LocalBlobs(FsspecBlobs):
 
     def _rename(self, draft: str, place: str) -> None:
         Path(draft).replace(place)
-        # The new name is durable only once its folder is.
-        folder = os.open(Path(place).parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(Path(place).parent)
+
+    def _make_folder(self, folder: PurePosixPath) -> None:
+        path = Path(folder)
+        if path.is_dir():
+            return
+        self._make_folder(folder.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
 
 
 class MemoryBlobs(FsspecBlobs):

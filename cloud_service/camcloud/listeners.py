@@ -24,6 +24,7 @@ import grpc
 import grpc.aio
 from cryptography import x509
 
+from camcloud.analysis.images import MAX_BYTES as MAX_PICTURE_BYTES
 from camcloud.api.errors import map_errors
 from camcloud.api.interception import Guard, GuardInterceptor
 from camcloud.fleet.authority import CertificateAuthority, ServerCertificate
@@ -50,7 +51,10 @@ _COMMON: Final[tuple[tuple[str, int], ...]] = (
 _HOUR_MS: Final = 3_600_000
 API_OPTIONS: Final[Options] = (
     *_COMMON,
-    ("grpc.max_receive_message_length", 16 << 20),
+    # The largest is a picture to search with. A request is read before its token is looked at, so
+    # this times the streams is what a stranger's connection may cost.
+    ("grpc.max_receive_message_length", MAX_PICTURE_BYTES + (64 << 10)),
+    ("grpc.max_concurrent_streams", 64),
     ("grpc.max_send_message_length", 64 << 20),
     ("grpc.max_connection_age_ms", _HOUR_MS),
     ("grpc.max_connection_age_grace_ms", 30_000),

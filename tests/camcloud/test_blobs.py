@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from camcloud import blobs as blobs_module
 from camcloud.blobs import Blobs, LocalBlobs, MemoryBlobs, check_key
 from camsdk.errors import InvalidInput, NotFound, Unavailable
 
@@ -89,3 +90,18 @@ def test_a_folder_in_the_way_is_reported_as_unavailable(tmp_path: Path) -> None:
     (tmp_path / "crops" / "cam-1" / "7" / "12-340.jpg" / "x").mkdir(parents=True)
     with pytest.raises(Unavailable, match="cannot be written"):
         blobs.put(KEY, b"x")
+    assert list((tmp_path / ".tmp").iterdir()) == [], "a failed put leaves nothing behind"
+
+
+def test_every_name_on_the_way_to_a_blob_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = LocalBlobs(tmp_path)
+    synced: list[Path] = []
+    monkeypatch.setattr(blobs_module, "sync_folder", synced.append)
+    blobs.put("crops/cam-1/7/a.jpg", b"x")
+    folder = tmp_path / "crops" / "cam-1" / "7"
+    assert synced == [tmp_path, tmp_path / "crops", tmp_path / "crops" / "cam-1", folder]
+    synced.clear()
+    blobs.put("crops/cam-1/7/b.jpg", b"x")
+    assert synced == [folder]

@@ -201,7 +201,8 @@ class ControlApi(CloudApiServicer):
         """Checks rules and, unless it is a dry run, gives them to every device of the fleet."""
         if len(request.rules_yaml) > MAX_RULES_BYTES:
             raise InvalidInput(f"Rules of {len(request.rules_yaml)} characters are too long.")
-        digest = parse_rules(request.rules_yaml).digest
+        # In a thread: YAML of this length takes a second or two.
+        digest = (await asyncio.to_thread(parse_rules, request.rules_yaml)).digest
 
         def work(connection: Connection) -> list[str]:
             fleet = devices.find_fleet(connection, request.fleet)

@@ -28,7 +28,17 @@ def write_file(path: Path, data: bytes, *, is_private: bool) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise Unavailable(
             f"{path} cannot be written: {error.strerror}", "check the folder's owner and space"
         ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes durable which names a folder holds: a renamed file is safe only then."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

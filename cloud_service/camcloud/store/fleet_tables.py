@@ -29,7 +29,6 @@ from camcloud.store.metadata import metadata
 
 Name = String(63)
 Digest = String(64)
-Reference = String(80)  # name:version of a model
 
 fleets = Table(
     "fleets",

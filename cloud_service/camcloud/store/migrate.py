@@ -12,9 +12,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from camcloud.store.database import Database
-from camsdk.errors import Conflict
+from camsdk.errors import Conflict, DataCorrupted, Unavailable
 
 _SCRIPTS = "camcloud.store:migrations"
 _LOG = logging.getLogger(__name__)
@@ -28,7 +29,10 @@ def upgrade(database: Database) -> str:
 
     Raises:
         Conflict: A newer release has already upgraded this database.
+        DataCorrupted: The file is no database.
+        Unavailable: It cannot be opened.
     """
+    _probe(database)
     return database.run(_upgrade)
 
 
@@ -37,6 +41,22 @@ def head() -> str:
     revision = ScriptDirectory.from_config(_config()).get_current_head()
     assert revision is not None, "the package holds no revision"
     return revision
+
+
+def _probe(database: Database) -> None:
+    """Reads a first page: what is wrong with the file itself is no failure of a revision."""
+    name = database.engine.url.database
+    try:
+        database.run(lambda connection: connection.exec_driver_sql("PRAGMA schema_version"))
+    except OperationalError as error:
+        raise Unavailable(
+            f"the database {name} cannot be opened: {error.orig}", "check its owner and its disk"
+        ) from error
+    except DatabaseError as error:
+        raise DataCorrupted(
+            f"the database {name} is damaged: {error.orig}",
+            "restore it from a backup, or begin anew with another --data",
+        ) from error
 
 
 def _config() -> Config:

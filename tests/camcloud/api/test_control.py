@@ -1,9 +1,13 @@
 """The control part of the user API: fleets, labels and requests out of bounds."""
 
+import threading
+
 import grpc
 import pytest
 
+from camcloud.api import control
 from camproto.v1 import api_pb2
+from camsdk.vision.rules import Rules
 from support.embedded_cloud import FLEET, CloudHarness
 
 
@@ -34,6 +38,30 @@ async def test_labels_are_set_and_removed(cloud: CloudHarness) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await cloud.api.LabelDevice(api_pb2.LabelDeviceRequest(device_id="cam-1", set=labels))
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_rules_are_parsed_beside_the_event_loop(
+    cloud: CloudHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, threads = control.parse_rules, []
+
+    def watched(text: str) -> Rules:
+        threads.append(threading.current_thread())
+        return real(text)
+
+    monkeypatch.setattr(control, "parse_rules", watched)
+    await cloud.api.CreateFleet(api_pb2.CreateFleetRequest(name=FLEET))
+    request = api_pb2.ApplyRulesRequest(fleet=FLEET, rules_yaml="version: 1\ncameras: {}\n")
+    assert (await cloud.api.ApplyRules(request)).device_count == 0
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+async def test_a_stranger_cannot_have_much_read(cloud: CloudHarness) -> None:
+    request = api_pb2.ApplyRulesRequest(fleet=FLEET, rules_yaml="x" * (5 << 20))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cloud.api_as(None).ApplyRules(request)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_status_counts_the_fleet(cloud: CloudHarness) -> None:
@@ -68,7 +96,7 @@ async def test_rollouts_wait_for_approval_and_obey_their_operator(cloud: CloudHa
     )
     assert made.state == api_pb2.ROLLOUT_STATE_PENDING
 
-    async def control(action: str) -> int:
+    async def act(action: str) -> int:
         request = api_pb2.ControlRolloutRequest(
             rollout_id=made.rollout_id,
             action=api_pb2.RolloutAction.Value(f"ROLLOUT_ACTION_{action}"),
@@ -76,15 +104,15 @@ async def test_rollouts_wait_for_approval_and_obey_their_operator(cloud: CloudHa
         state: int = (await cloud.api.ControlRollout(request)).state
         return state
 
-    assert await control("APPROVE") == api_pb2.ROLLOUT_STATE_RUNNING
-    assert await control("PAUSE") == api_pb2.ROLLOUT_STATE_PAUSED
-    assert await control("RESUME") == api_pb2.ROLLOUT_STATE_RUNNING
+    assert await act("APPROVE") == api_pb2.ROLLOUT_STATE_RUNNING
+    assert await act("PAUSE") == api_pb2.ROLLOUT_STATE_PAUSED
+    assert await act("RESUME") == api_pb2.ROLLOUT_STATE_RUNNING
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await control("APPROVE")
+        await act("APPROVE")
     assert caught.value.code() is grpc.StatusCode.ABORTED
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await control("UNSPECIFIED")
+        await act("UNSPECIFIED")
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert await control("ABORT") == api_pb2.ROLLOUT_STATE_ROLLING_BACK
+    assert await act("ABORT") == api_pb2.ROLLOUT_STATE_ROLLING_BACK
     listed = await cloud.api.ListRollouts(api_pb2.ListRolloutsRequest(fleet=FLEET))
     assert [item.detail for item in listed.rollouts] == ["aborted by an operator"]

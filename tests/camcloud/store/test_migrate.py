@@ -17,7 +17,7 @@ import camcloud.store
 from camcloud.store import migrate
 from camcloud.store.database import Database
 from camcloud.store.metadata import metadata
-from camsdk.errors import Conflict
+from camsdk.errors import Conflict, DataCorrupted, Unavailable
 
 
 @pytest.fixture
@@ -94,3 +94,13 @@ def test_a_failed_upgrade_leaves_nothing_behind(database: Database) -> None:
         migrate.upgrade(database)
     tables = database.run(lambda connection: inspect(connection).get_table_names())
     assert tables == ["tracks"]
+
+
+def test_a_file_that_is_no_database_is_named_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "damaged.db").write_bytes(b"no database at all" * 300)
+    (tmp_path / "folder.db").mkdir()
+    for name, error in (("damaged.db", DataCorrupted), ("folder.db", Unavailable)):
+        database = Database(tmp_path / name)
+        with pytest.raises(error, match=name):
+            migrate.upgrade(database)
+        database.close()
