@@ -132,13 +132,11 @@ def _show_release(cloud: Cloud, reference: str) -> None:
 
 
 def _verdict(data: bytes, contents: "Contents", trust_keys: tuple[bytes, ...]) -> str:
-    """``valid``, ``refused``, ``not checked`` or ``none``."""
+    """``valid``, ``refused``, or without keys to check by ``not checked`` or ``none``."""
     from camsdk.artifact import bundle
 
-    if not contents.signer:
-        return "none"
     if not trust_keys:
-        return "not checked"
+        return "not checked" if contents.signer else "none"
     try:
         bundle.open_bundle(data, trust_keys)
     except ArtifactRefused:

@@ -128,6 +128,13 @@ def test_show_says_how_far_a_signature_can_be_trusted(
     assert json.loads(text)["signature"] == "refused"
 
 
+def test_an_unsigned_bundle_is_no_trusted_one(draft: Path, tmp_path: Path) -> None:
+    trusted = tmp_path / "trusted.pub"
+    keys.save_public_key(keys.public_bytes(keys.generate_signing_key()), trusted)
+    code, text = run("show", draft, "--trust", trusted, "--json")
+    assert (code, json.loads(text)["signature"]) == (1, "refused")
+
+
 def test_trust_is_for_files(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="for a file"):
         run("show", "tiny:1", "--trust", tmp_path / "x.pub")
