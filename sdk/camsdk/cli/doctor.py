@@ -23,7 +23,8 @@ def doctor(cloud: Cloud) -> None:
     from camsdk.cli.cloud_checks import cloud_checks
     from camsdk.client.profiles import embedded_data_dir
 
-    found = [check() for check in local_checks(embedded_data_dir())]
+    data_dir = cloud.target.data or embedded_data_dir()
+    found = [check() for check in local_checks(data_dir)]
     found += cloud_checks(cloud.target)
     is_healthy = all(check.verdict is not Verdict.FAILED for check in found)
     if cloud.out.is_json:

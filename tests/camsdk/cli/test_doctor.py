@@ -50,6 +50,13 @@ def test_without_a_cloud_the_rest_is_looked_at(camctl: Camctl) -> None:
     assert _found(outcome.json, "video")["verdict"] == "ok"
 
 
+def test_the_disk_is_the_one_that_was_named(camctl: Camctl, tmp_path: Path) -> None:
+    folder = tmp_path / "named"
+    folder.mkdir()
+    outcome = camctl("doctor", "--data", str(folder), "--json")
+    assert _found(outcome.json, "disk")["detail"].endswith(f"free at {folder}")
+
+
 def test_an_absent_cloud_fails(cloud: FakeCloud, camctl: Camctl) -> None:
     cloud.stop()
     outcome = camctl("doctor", "--json")
