@@ -1,6 +1,7 @@
 """Cameras of the demo: each an agent of its own, enrolled with a single-use token."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -47,9 +48,10 @@ def enrol(client: Client, fleet: str, plan: CameraPlan) -> None:
     """
     plan.folder.mkdir(parents=True)
     token = client.create_bootstrap_token(fleet, lifetime_s=600).tokens[0]
-    arguments = ["agent", "enroll", "--token", token, "--data", str(plan.folder / "data")]
+    arguments = ["agent", "enroll", "--data", str(plan.folder / "data")]
     run = subprocess.run(
         [sys.executable, "-m", "camsdk.cli.main", *arguments, "--name", plan.device_id, "--json"],
+        env=os.environ | {"CAMCTL_AGENT_TOKEN": token},  # not among the arguments: ps shows those
         capture_output=True,
         text=True,
         timeout=_ENROL_TIMEOUT_S,

@@ -6,6 +6,34 @@ from typing import Annotated
 import typer
 
 from camsdk.cli.output import Output
+from camsdk.cli.profile import JsonOption
+
+VideoOption = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="Recording; default: a pinned street clip."),
+]
+SecondsOption = Annotated[float | None, typer.Option(min=1.0, help="Play only the first seconds.")]
+RulesOption = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="Rules file; default: the clip's own."),
+]
+OutOption = Annotated[Path, typer.Option(help="Folder for everything it leaves.")]
+FastOption = Annotated[
+    bool,
+    typer.Option(
+        "--fast", help="As fast as it goes, then a second camera at real pace for the latency."
+    ),
+]
+LiveSecondsOption = Annotated[
+    float, typer.Option(min=5.0, help="With --fast: length of the part at real pace.")
+]
+StillsOption = Annotated[
+    bool,
+    typer.Option(
+        "--stills/--no-stills",
+        help="Contact sheet with pictures of the clip, or as a plan that shows nobody.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -14,36 +42,14 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    video: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Recording; default: a pinned street clip."),
-    ] = None,
-    seconds: Annotated[
-        float | None, typer.Option(min=1.0, help="Play only the first seconds.")
-    ] = None,
-    rules: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Rules file; default: the clip's own."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for everything it leaves.")] = Path("out/demo"),
-    is_fast: Annotated[
-        bool,
-        typer.Option(
-            "--fast",
-            help="As fast as it goes, then a second camera at real pace for the latency.",
-        ),
-    ] = False,
-    live_seconds: Annotated[
-        float, typer.Option(min=5.0, help="With --fast: length of the part at real pace.")
-    ] = 30.0,
-    has_stills: Annotated[
-        bool,
-        typer.Option(
-            "--stills/--no-stills",
-            help="Contact sheet with pictures of the clip, or as a plan that shows nobody.",
-        ),
-    ] = True,
-    is_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    video: VideoOption = None,
+    seconds: SecondsOption = None,
+    rules: RulesOption = None,
+    out: OutOption = Path("out/demo"),
+    is_fast: FastOption = False,
+    live_seconds: LiveSecondsOption = 30.0,
+    has_stills: StillsOption = True,
+    is_json: JsonOption = False,
 ) -> None:
     """The main job, all in one: cloud, camera, enrolment, model, rollout, events, figures.
 

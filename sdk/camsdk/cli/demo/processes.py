@@ -103,10 +103,11 @@ class CamctlProcess:
         """
         try:
             own = self._watched.memory_info().rss
+            descendants = self._watched.children(recursive=True)
         except psutil.NoSuchProcess:
             return {"process": 0, "children": 0}
         children = 0
-        for child in self._watched.children(recursive=True):
+        for child in descendants:
             try:
                 children += child.memory_info().rss
             except psutil.NoSuchProcess:
