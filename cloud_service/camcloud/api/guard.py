@@ -175,21 +175,29 @@ class TokenGuard:
 
     @asynccontextmanager
     async def __call__(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Lets a call in.
+        """Lets a call in, for as long as its token lives: a stream may be open for days.
 
         Raises:
             Unauthenticated: No token, or not one that is in force.
             PermissionDenied: A read-only token, and the method changes something.
         """
-        token = _bearer(context)
+        token, now_s = _bearer(context), self._clock()
         caller = await self._database.arun(
-            lambda connection: tokens.identify(connection, token, self._clock())
+            lambda connection: tokens.identify(connection, token, now_s)
         )
         if caller.is_read_only and method not in READ_METHODS:
             raise PermissionDenied(
                 f"The token {caller.name!r} may only read.", "use a token that is not read-only"
             )
-        yield
+        end_s = caller.expires_timestamp_s
+        life = asyncio.timeout(None if end_s is None else end_s - now_s)
+        try:
+            async with life:
+                yield
+        except TimeoutError:
+            if not life.expired():
+                raise
+            raise tokens.expired() from None
 
 
 def revoked(device_id: str) -> Unauthenticated:

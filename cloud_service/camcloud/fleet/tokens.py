@@ -26,10 +26,11 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@-]{0,62}")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who holds an API token."""
+    """Who holds an API token, and until when: seconds since the Unix epoch, ``None`` for ever."""
 
     name: str
     is_read_only: bool
+    expires_timestamp_s: float | None
 
 
 def create_bootstrap(
@@ -136,8 +137,13 @@ def identify(connection: Connection, token: str, now_s: float) -> Caller:
     if row is None:
         raise Unauthenticated("The API token is not known.", "check the token or its file")
     if row.expires_timestamp_s is not None and now_s >= row.expires_timestamp_s:
-        raise Unauthenticated("The API token has expired.", "ask an administrator for a new one")
-    return Caller(row.name, row.is_read_only)
+        raise expired()
+    return Caller(row.name, row.is_read_only, row.expires_timestamp_s)
+
+
+def expired() -> Unauthenticated:
+    """What the holder of an API token is told at its end, also in the middle of a stream."""
+    return Unauthenticated("The API token has expired.", "ask an administrator for a new one")
 
 
 def _checked_lifetime(lifetime_s: float) -> float:

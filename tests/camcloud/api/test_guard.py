@@ -79,7 +79,9 @@ async def test_a_token_ends_with_its_life(cloud: CloudHarness) -> None:
     )
     stub = cloud.api_as(made.token)
     assert (await stub.GetStatus(api_pb2.GetStatusRequest())).profile == "embedded"
-    await asyncio.sleep(0.4)
+    tail = stub.TailEvents(api_pb2.TailEventsRequest(from_now=True))
+    assert await asyncio.wait_for(tail.code(), 5) is grpc.StatusCode.UNAUTHENTICATED
+    assert "expired" in await tail.details()
     with pytest.raises(grpc.aio.AioRpcError, match="expired"):
         await stub.GetStatus(api_pb2.GetStatusRequest())
 
