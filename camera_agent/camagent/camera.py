@@ -9,11 +9,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from camagent.batch import Batcher
-from camagent.config import AgentConfig, CameraSettings, OutboxSettings
+from camagent.config import AgentConfig, CameraSettings
 from camagent.crops import Crops
 from camagent.detect import Detect
 from camagent.features import Features
@@ -33,7 +33,6 @@ _log = logging.getLogger(__name__)
 
 _MAX_RECORDING_FAILURES = 3  # a file that fails thrice will fail again
 _POLL_S = 0.05
-_FAST_WAIT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ class CameraWorker:
             self.is_finished = True
 
     def _run_pipeline(self, source: Source, stop: threading.Event) -> None:
-        batcher = Batcher(self._outbox, self.camera_id, self._session, self._batching())
+        batcher = Batcher(self._outbox, self.camera_id, self._session, self._config.outbox)
 
         def begin_session(presence: Presence) -> None:
             if presence.is_online:
@@ -210,13 +209,6 @@ class CameraWorker:
             with self._lock:
                 self._past += pipeline.stats()
                 self._zones = self._crops = self._pipeline = self._batcher = None
-
-    def _batching(self) -> OutboxSettings:
-        """A recording that is read fast fills its batches: nobody waits for its frames."""
-        settings = self._config.outbox
-        if not self._is_recording or self._settings.pace == "realtime":
-            return settings
-        return replace(settings, batch_wait_s=max(settings.batch_wait_s, _FAST_WAIT_S))
 
     def _next_session(self, source_key: str) -> Session:
         start_s = self._settings.start_time_s
