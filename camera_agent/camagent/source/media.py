@@ -230,7 +230,13 @@ def _to_picture(frame: "av.VideoFrame", is_packet_corrupt: bool, label: str) -> 
     if is_full_range is None:  # 4:2:2, 10 bit, NV12, ...: rare, one conversion
         is_full_range = False
         pts, is_keyframe, is_corrupt = frame.time, frame.key_frame, frame.is_corrupt
-        frame = frame.reformat(format="yuv420p", dst_color_range="MPEG")
+        try:
+            frame = frame.reformat(format="yuv420p", dst_color_range="MPEG")
+        except av.error.FFmpegError as error:  # some forms of RGB with 10 bits or more
+            raise SourceError(
+                f"{label} has pictures in {frame.format.name}, which cannot be converted",
+                "use H.264 or H.265",
+            ) from error
     else:
         pts, is_keyframe, is_corrupt = frame.time, frame.key_frame, frame.is_corrupt
         is_full_range = is_full_range or int(frame.color_range) == _FULL_RANGE

@@ -11,7 +11,7 @@ import av
 import pytest
 
 from camagent.config import CameraSettings
-from camagent.source import open_source
+from camagent.source import media, open_source
 from camagent.source.address import parse_address
 from camagent.source.media import MAX_BARREN_PACKETS, MAX_SIDE_PX, open_video
 from camsdk.errors import SourceError
@@ -163,6 +163,12 @@ def test_case_3_a_change_of_resolution_decodes(tmp_path: Path, clip: Clip) -> No
     shapes = [frame.y.shape for frame in frames]
     assert shapes == [(240, 320)] * 40 + [(120, 160)] * 20
     assert frames[39].y.any()
+
+
+@pytest.mark.parametrize("form", ["x2rgb10be", "gbrap32le", "rgba128le"])
+def test_pictures_in_a_form_that_cannot_be_converted_are_a_clear_error(form: str) -> None:
+    with pytest.raises(SourceError, match=form):
+        media._to_picture(av.VideoFrame(64, 48, form), False, "clip.mov")
 
 
 def test_a_stream_that_turns_to_garbage_gives_a_clear_error(tmp_path: Path) -> None:
