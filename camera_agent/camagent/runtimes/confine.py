@@ -85,6 +85,7 @@ _ABSENT: Final = {"clone3": 435, "openat2": 437}
 _OPENING: Final = {"x86_64": {2: 1, 257: 2}, "aarch64": {56: 2}}
 _CLONE: Final = {"x86_64": 56, "aarch64": 220}
 _TGKILL: Final = {"x86_64": 234, "aarch64": 131}
+_PRLIMIT: Final = {"x86_64": 302, "aarch64": 261}
 
 
 class _Program(ctypes.Structure):
@@ -143,6 +144,8 @@ def _filter(machine: str, pid: int) -> bytes:
     rules += _deny_by_argument(_CLONE[machine], 0, _JUMP_ANY_BIT, _CLONE_THREAD, is_denied=False)
     # abort(3) signals its own process; no other may be.
     rules += _deny_by_argument(_TGKILL[machine], 0, _JUMP_EQUAL, pid, is_denied=False)
+    # getrlimit(3) asks about its own process, 0; a CPU limit on another would kill it.
+    rules += _deny_by_argument(_PRLIMIT[machine], 0, _JUMP_EQUAL, 0, is_denied=False)
     return b"".join([*rules, _instruction(_RETURN, _ALLOW)])
 
 

@@ -14,7 +14,7 @@ from camagent.runtimes import confine
 pytestmark = pytest.mark.slow
 
 ATTEMPTS = """
-import ctypes, json, mmap, os, socket, subprocess, sys, threading
+import ctypes, json, mmap, os, resource, socket, subprocess, sys, threading
 from camagent.runtimes.confine import deny_system_calls, limit_resources
 import asyncio, shutil, tempfile
 left, right = socket.socketpair()
@@ -48,6 +48,7 @@ attempts = {
     "mkdir": lambda: os.mkdir(folder + "/new"),
     "chmod": lambda: os.chmod(folder + "/old", 0o777),
     "truncate": lambda: os.truncate(folder + "/old", 0),
+    "limits of parent": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE),
     "pidfd": lambda: os.pidfd_open(os.getppid()),
     "ptrace": lambda: raw("ptrace", 16, os.getppid(), 0, 0),
     "more memory": lambda: mmap.mmap(-1, 1 << 30),
@@ -86,7 +87,7 @@ def test_a_confined_process(tmp_path: Path) -> None:
     assert results.pop("more memory") == 12  # ENOMEM
     assert results.pop("200 files") == 24  # EMFILE
     assert {name: code for name, code in results.items() if code != 1} == {}  # EPERM
-    assert len(results) == 22
+    assert len(results) == 23
     assert [entry.name for entry in tmp_path.iterdir()] == ["old"]
     assert (tmp_path / "old").read_text() == "content"
     assert done.returncode == -signal.SIGABRT
