@@ -103,9 +103,12 @@ def test_a_good_model_reaches_every_wave(fleet, int8_detector):
 
     assert ended.state is RolloutState.COMPLETED
     assert running(stack) == dict.fromkeys(DEVICES, second.digest)
-    assert all(
-        stack.status(device_id)["cameras"][0]["dropped_frames"] == 0 for device_id in DEVICES
-    )
+    for device_id in DEVICES:
+        # This gate is open on every frame, so a frame that met no model would show here. One may
+        # be under way when the figures are taken.
+        camera = stack.status(device_id)["cameras"][0]
+        assert camera["frame_count"] > 10
+        assert abs(camera["frame_count"] - camera["detector_calls"]) <= 1
 
 
 def test_a_model_damaged_in_the_registry_is_refused_and_the_old_one_goes_on(fleet, int8_detector):
