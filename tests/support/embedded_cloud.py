@@ -128,7 +128,7 @@ class CloudHarness:
 
     async def push(self, bundle: bytes) -> api_pb2.Model:
         """Pushes a bundle in chunks."""
-        step = 100
+        step = max(100, len(bundle) // 50)
         chunks = (bundle[start : start + step] for start in range(0, len(bundle), step))
         return await self.api.PushModel(api_pb2.PushModelRequest(data=chunk) for chunk in chunks)
 

@@ -5,7 +5,7 @@ runs and translate what it raises.
 """
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, TypeAlias
 
@@ -40,11 +40,12 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # 
 def _wrap(handler: Handler, method: str, guard: Guard) -> Handler:
     make, behaviour = _kind(handler)
     if inspect.isasyncgenfunction(behaviour):
-
-        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+        # No generator: a call that is cancelled while it waits for a slow reader is then cancelled
+        # within its guard, which tells the caller why. gRPC would send no status at all.
+        async def stream(request: Any, context: Context) -> None:
             async with guard(method, context), aclosing(behaviour(request, context)) as responses:
                 async for response in responses:
-                    yield response
+                    await context.write(response)
 
         wrapped: Callable[..., Any] = stream
     else:

@@ -212,6 +212,27 @@ async def test_a_revocation_is_told_and_ends_both_streams_within_a_second(
     assert not devices.devices[0].is_connected
 
 
+async def test_a_revoked_device_that_reads_slowly_is_told_as_well(cloud: CloudHarness) -> None:
+    # More than gRPC buffers, so that the cloud waits for its reader when the revocation comes.
+    members = {"canary.npz": b"c", "model.onnx": bytes(32 << 20)}
+    model = await cloud.push(cloud.signed_bundle(members=members))
+    agent = Agent(await cloud.enrol())
+    await agent.desired()
+    await deploy(cloud)
+    request = device_pb2.FetchArtifactRequest(digest=model.digest)
+    call = agent.device.gateway.FetchArtifact(request)
+    await call.initial_metadata()
+    await asyncio.sleep(0.2)
+    await cloud.api.RevokeDevice(api_pb2.RevokeDeviceRequest(device_id="cam-1"))
+
+    async def rest() -> int:
+        return sum([len(chunk.data) async for chunk in call])
+
+    with pytest.raises(grpc.aio.AioRpcError, match="not in force") as caught:
+        await asyncio.wait_for(rest(), 5)
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
 @pytest.mark.slow
 async def test_a_revocation_by_another_process_ends_streams_within_5_seconds(
     cloud: CloudHarness,
