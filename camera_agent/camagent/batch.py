@@ -4,8 +4,9 @@ A batch leaves when it is full, when its first frame has waited ``batch_wait_s``
 size or the model changes (a batch has one of each), and at once when a frame brings an event.
 Frames at or below the session's watermark were shipped in an earlier life and are dropped here.
 
-When the disk refuses a batch, it stays and is tried again with the next, without its crops; beyond
-``_MAX_HELD`` frames the oldest without events are dropped, then the oldest of all. All is counted.
+When the disk refuses a batch, it stays and is tried again without its crops, a second later or
+with the next event; beyond ``_MAX_HELD`` frames the oldest without events are dropped, then the
+oldest of all. All is counted.
 """
 
 import logging
@@ -51,6 +52,7 @@ class Batcher:
         self._lock = threading.Lock()
         self._held: list[FrameResult] = []
         self._due_s = float("inf")  # monotonic: when the oldest held frame has waited enough
+        self._retry_s = float("-inf")  # monotonic: until then a full batch waits for a full disk
         self.dropped_frames = 0
         self.dropped_events = 0
         self.dropped_crops = 0
@@ -65,9 +67,12 @@ class Batcher:
             if not self._held:
                 self._due_s = time.monotonic() + self._settings.batch_wait_s
             self._held.append(result)
-            is_full = len(self._held) >= self._settings.batch_frames
-            if result.events or is_full or time.monotonic() >= self._due_s:
+            now_s = time.monotonic()
+            is_full = len(self._held) >= self._settings.batch_frames and now_s >= self._retry_s
+            if result.events or is_full or now_s >= self._due_s:
                 self._flush()
+            elif len(self._held) > _MAX_HELD:
+                self._shorten()
 
     def begin(self, session: Session) -> None:
         """Commits the rest of the present session and goes on with another."""
@@ -119,6 +124,7 @@ class Batcher:
             except ResourceExhausted as error:
                 _log.error("camera %s: %s", self._camera_id, error)
                 self._due_s = time.monotonic() + max(_RETRY_S, self._settings.batch_wait_s)
+                self._retry_s = time.monotonic() + _RETRY_S
                 self._shorten()
                 return
             del self._held[: len(run)]

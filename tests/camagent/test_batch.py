@@ -144,6 +144,20 @@ def test_a_full_disk_costs_pictures_before_events(tmp_path: Path) -> None:
     outbox.close()
 
 
+def test_a_full_disk_is_not_tried_with_each_frame(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = FullDisk(tmp_path / "full.db")
+    sink = batcher(outbox)
+    for index in range(500):
+        sink.put(frame_result(index, track_count=0))
+    assert 1 <= len(caplog.records) <= 5  # a line for each attempt, on the disk that is full
+    outbox.is_full = False
+    sink.flush_due(time.monotonic() + 60)
+    assert sum(sizes(outbox)) == 500
+    outbox.close()
+
+
 def test_what_never_fits_is_counted(tmp_path: Path) -> None:
     outbox = FullDisk(tmp_path / "full.db")
     sink = batcher(outbox)
