@@ -3,14 +3,14 @@
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
 from camsdk.cli.demo.journey import read_rules
-from camsdk.vision.results import LINE_CROSSED, OUT_OF_BOUNDS, Event, FrameResult
+from camsdk.vision.results import BIRTH, DEATH, LINE_CROSSED, OUT_OF_BOUNDS, Event
 from camsdk.vision.rules import parse_rules
-from support.watch import Recorder, watch
+from support.frame_results import assert_same_results
+from support.watch import Watched, watch
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vtest_crossings.yaml"
 MOST_FRAMES_APART = 12
@@ -30,11 +30,11 @@ def rules():
 
 
 @pytest.fixture(scope="module")
-def seen(vtest_path, int8_detector, rules) -> Recorder:
+def seen(vtest_path, int8_detector, rules) -> Watched:
     return watch(vtest_path, int8_detector, rules)
 
 
-def crossings(recorder: Recorder) -> list[Event]:
+def crossings(recorder: Watched) -> list[Event]:
     return [event for event in recorder.events if event.kind == LINE_CROSSED]
 
 
@@ -83,23 +83,32 @@ def test_persons_out_of_bounds(golden, seen):
     assert abs(len(events) - len(stays)) <= 1
 
 
-def same(a: FrameResult, b: FrameResult) -> bool:
-    """Bit for bit."""
-    arrays = [
-        (getattr(a.tracks, n), getattr(b.tracks, n))
-        for n in ("track_id", "xyxy", "scores", "class_ids", "ended")
-    ]
-    arrays += [(getattr(a.embeddings, n), getattr(b.embeddings, n)) for n in ("track_id", "codes")]
-    return (a.frame_index, a.timestamp_s, a.events, a.is_detected) == (
-        b.frame_index, b.timestamp_s, b.events, b.is_detected
-    ) and all(np.array_equal(x, y) for x, y in arrays)  # fmt: skip
+def test_every_track_has_a_first_and_a_last_code(seen):
+    shown = {track_id for result in seen.results for track_id in result.tracks.track_id.tolist()}
+    births, deaths = (
+        Counter(
+            track_id
+            for result in seen.results
+            for track_id in result.embeddings.track_id[result.embeddings.reasons == reason].tolist()
+        )
+        for reason in (BIRTH, DEATH)
+    )
+    assert set(births.values()) == {1}
+    assert set(births) <= set(deaths) <= shown
+    # A track that lives for less than the wait for a good look may go without a code at birth.
+    assert len(shown) - len(births) <= 0.1 * len(shown)
+
+
+def test_the_stages_are_cheap(seen):
+    """Goal: 2.5 CPU ms a frame without the detector, for the whole agent; these are its stages."""
+    print(
+        {stage: round(1e3 * s / seen.stats.frame_count, 3) for stage, s in seen.stats.cpu_s.items()}
+    )
+    assert frames == 795
+    assert seen.stats.cpu_ms_per_frame <= 2.5
 
 
 def test_a_replay_gives_identical_results(seen, vtest_path, int8_detector, rules):
     again = watch(vtest_path, int8_detector, rules)
-    assert len(seen.results) == len(again.results) >= 795
     assert sum(len(result.tracks) for result in seen.results) > 2000
-    different = [
-        a.frame_index for a, b in zip(seen.results, again.results, strict=True) if not same(a, b)
-    ]
-    assert not different
+    assert_same_results(seen.results, again.results)
