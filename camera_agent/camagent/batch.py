@@ -1,8 +1,8 @@
 """``Batcher``: the pipeline's sink; gathers frames of a session into batches for the outbox.
 
-A batch leaves when it is full, when its first frame has waited ``batch_wait_s``, when the frame
-size or the model changes (a batch has one of each), and at once when a frame brings an event.
-Frames at or below the session's watermark were shipped in an earlier life and are dropped here.
+A batch leaves when it is full (of frames or of tracks), when its first frame has waited
+``batch_wait_s``, when the frame size or the model changes (a batch has one of each), and at once
+when a frame brings an event. Frames at or below the session's watermark were shipped in an earlier life and are dropped here.
 
 When the disk refuses a batch, it stays and is tried again without its crops, a second later or
 with the next event; beyond ``_MAX_HELD`` frames the oldest without events are dropped, then the
@@ -26,6 +26,9 @@ from camsdk.wire import Crop, encode_batch
 _log = logging.getLogger(__name__)
 
 _MAX_HELD: Final = 1024  # frames in memory while the disk is full: some MB
+# Of one batch, far below what the cloud takes (camsdk.wire): it sets aside what is beyond.
+_MAX_ROWS: Final = 4096  # tracks, over all frames
+_MAX_EVENTS: Final = 1024
 _RETRY_S: Final = 1.0  # between two attempts on a full disk
 
 
@@ -68,7 +71,7 @@ class Batcher:
                 self._due_s = time.monotonic() + self._settings.batch_wait_s
             self._held.append(result)
             now_s = time.monotonic()
-            is_full = len(self._held) >= self._settings.batch_frames and now_s >= self._retry_s
+            is_full = self._is_full() and now_s >= self._retry_s
             if result.events or is_full or now_s >= self._due_s:
                 self._flush()
             elif len(self._held) > _MAX_HELD:
@@ -97,6 +100,10 @@ class Batcher:
             self._flush()
             self._abandon()
 
+    def _is_full(self) -> bool:
+        rows = sum(len(result.tracks) for result in self._held)
+        return len(self._held) >= self._settings.batch_frames or rows >= _MAX_ROWS
+
     def _abandon(self) -> None:
         if self._held:
             _log.error("camera %s: %d frames were lost", self._camera_id, len(self._held))
@@ -113,7 +120,7 @@ class Batcher:
         """Commits all that is held, run by run of one kind (several only after a full disk)."""
         while self._held:
             kind = _kind(self._held[0])
-            run = list(
+            run = _fitting(
                 takewhile(
                     lambda result: _kind(result) == kind,  # noqa: B023 # used up within the turn
                     self._held[: self._settings.batch_frames],
@@ -163,6 +170,19 @@ class Batcher:
         while len(self._held) > _MAX_HELD:
             quiet = (index for index, result in enumerate(self._held) if not result.events)
             self._count(self._held.pop(next(quiet, 0)))
+
+
+def _fitting(results: Iterable[FrameResult]) -> list[FrameResult]:
+    """As many of the first results as make a batch that the cloud takes, at least one."""
+    run: list[FrameResult] = []
+    rows = events = 0
+    for result in results:
+        rows += len(result.tracks)
+        events += len(result.events)
+        if run and (rows > _MAX_ROWS or events > _MAX_EVENTS):
+            break
+        run.append(result)
+    return run
 
 
 def _numbered(run: Iterable[FrameResult], first_event_sequence: int) -> list[Crop]:

@@ -54,6 +54,27 @@ def test_an_event_leaves_at_once(outbox: Outbox) -> None:
     ]
 
 
+def test_a_crowd_fills_a_batch_before_the_cloud_would_set_it_aside(outbox: Outbox) -> None:
+    sink = batcher(outbox, OutboxSettings(batch_frames=4096, batch_wait_s=30))
+    for index in range(1600):
+        sink.put(frame_result(index, track_count=100))
+    sink.close()
+    assert sum(sizes(outbox)) == 1600  # each decodes
+    assert max(sizes(outbox)) <= 41
+
+
+def test_many_events_after_a_full_disk_make_batches_that_the_cloud_takes(tmp_path: Path) -> None:
+    outbox = FullDisk(tmp_path / "full.db")
+    sink = batcher(outbox)
+    for index in range(30):
+        sink.put(frame_result(index, event_count=200))
+    outbox.is_full = False
+    sink.close()
+    assert sum(sizes(outbox)) == 30
+    assert outbox.stats().event_count == 6000
+    outbox.close()
+
+
 def test_waiting_ends(outbox: Outbox) -> None:
     sink = batcher(outbox, OutboxSettings(batch_wait_s=0.05))
     sink.put(frame_result(0))
