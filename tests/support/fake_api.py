@@ -202,7 +202,9 @@ class _Api(api_pb2_grpc.CloudApiServicer):
 
     def GetIngestStats(self, request: Any, context: Any) -> api_pb2.IngestStats:
         self._seen(request)
-        return api_pb2.IngestStats(bytes_by_kind={"tracks": 10, "events": 3}, batch_count=2)
+        return api_pb2.IngestStats(
+            bytes_by_kind={"tracks": 10, "events": 3}, batch_count=2, lost_event_count=5
+        )
 
     def ListTracks(self, request: Any, context: Any) -> api_pb2.ListTracksResponse:
         self._seen(request)

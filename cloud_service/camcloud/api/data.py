@@ -22,6 +22,7 @@ from camsdk.wire import event_to_message
 
 DEFAULT_PAGE = 100
 DEFAULT_TOP_K = 10
+_MAX_COUNT = 2**63 - 1
 
 
 class DataApi(CloudApiServicer):
@@ -125,18 +126,19 @@ class DataApi(CloudApiServicer):
     async def GetIngestStats(
         self, request: api_pb2.GetIngestStatsRequest, context: Context
     ) -> api_pb2.IngestStats:
-        """What a camera, a device or all have brought; repetitions count by device only."""
+        """What a camera, a device or all have brought; repetitions and losses by device only."""
         device_id = request.device_id
-        stats, repeated = await self._data.database.arun(
+        lanes = [
+            counts
+            for (name, _), counts in self._data.bus.lanes().items()
+            if device_id in ("", name)
+        ]
+        stats, repeated, lost_events = await self._data.database.arun(
             lambda connection: (
                 ingest.read_stats(connection, device_id, request.camera_id),
                 ingest.duplicate_count(connection, device_id),
+                ingest.lost_event_count(connection, device_id),
             )
-        )
-        repeated += sum(
-            lane.duplicates
-            for (name, _), lane in self._data.bus.lanes().items()
-            if device_id in ("", name)
         )
         return api_pb2.IngestStats(
             bytes_by_kind={
@@ -150,7 +152,11 @@ class DataApi(CloudApiServicer):
             frame_count=stats.frame_count,
             event_count=stats.event_count,
             embedding_count=stats.embedding_count,
-            duplicate_batch_count=repeated,
+            duplicate_batch_count=repeated + sum(lane.duplicates for lane in lanes),
+            # Devices say what they lost: what they make up must still fit the message.
+            lost_batch_count=min(sum(lane.lost for lane in lanes), _MAX_COUNT),
+            lost_event_count=min(lost_events, _MAX_COUNT),
+            refused_row_count=stats.refused_row_count,
         )
 
     @override

@@ -595,11 +595,20 @@ class IngestStats(_message.Message):
     EVENT_COUNT_FIELD_NUMBER: _builtins.int
     EMBEDDING_COUNT_FIELD_NUMBER: _builtins.int
     DUPLICATE_BATCH_COUNT_FIELD_NUMBER: _builtins.int
+    LOST_BATCH_COUNT_FIELD_NUMBER: _builtins.int
+    LOST_EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    REFUSED_ROW_COUNT_FIELD_NUMBER: _builtins.int
     batch_count: _builtins.int
     frame_count: _builtins.int
     event_count: _builtins.int
     embedding_count: _builtins.int
     duplicate_batch_count: _builtins.int
+    lost_batch_count: _builtins.int
+    """that outboxes had to drop, or a lost bus held"""
+    lost_event_count: _builtins.int
+    """numbers that never came, or came in a batch that was set aside"""
+    refused_row_count: _builtins.int
+    """codes and stills left out of batches that were stored"""
     @_builtins.property
     def bytes_by_kind(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """tracks, embeddings, events, crops, envelope (the rest)"""
@@ -613,10 +622,13 @@ class IngestStats(_message.Message):
         event_count: _builtins.int = ...,
         embedding_count: _builtins.int = ...,
         duplicate_batch_count: _builtins.int = ...,
+        lost_batch_count: _builtins.int = ...,
+        lost_event_count: _builtins.int = ...,
+        refused_row_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_count", b"batch_count", "bytes_by_kind", b"bytes_by_kind", "duplicate_batch_count", b"duplicate_batch_count", "embedding_count", b"embedding_count", "event_count", b"event_count", "frame_count", b"frame_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_count", b"batch_count", "bytes_by_kind", b"bytes_by_kind", "duplicate_batch_count", b"duplicate_batch_count", "embedding_count", b"embedding_count", "event_count", b"event_count", "frame_count", b"frame_count", "lost_batch_count", b"lost_batch_count", "lost_event_count", b"lost_event_count", "refused_row_count", b"refused_row_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

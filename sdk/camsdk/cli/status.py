@@ -31,6 +31,7 @@ def status(cloud: Cloud) -> None:
             f"{stats.duplicate_batch_count:,} resent",
             "bytes by kind": kinds,
             "backlog": f"{state.bus_depth:,} batches",
+            "lost": f"{stats.lost_batch_count:,} batches, {stats.lost_event_count:,} events",
             "set aside": f"{state.rejected_batch_count:,} batches that did not decode",
         }
     )

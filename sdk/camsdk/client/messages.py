@@ -158,6 +158,9 @@ def ingest_stats(message: api_pb2.IngestStats) -> IngestStats:
         event_count=message.event_count,
         embedding_count=message.embedding_count,
         duplicate_batch_count=message.duplicate_batch_count,
+        lost_batch_count=message.lost_batch_count,
+        lost_event_count=message.lost_event_count,
+        refused_row_count=message.refused_row_count,
     )
 
 

@@ -140,6 +140,9 @@ class IngestStats:
     Attributes:
         bytes_by_kind: ``tracks``, ``embeddings``, ``events``, ``crops``, ``envelope`` (the rest).
         duplicate_batch_count: Batches that were resent and recognised.
+        lost_batch_count: Batches that devices had to drop before they could be sent.
+        lost_event_count: Events that never came, or came in a batch that was set aside.
+        refused_row_count: Codes and stills left out of batches that were stored.
     """
 
     bytes_by_kind: Mapping[str, int]
@@ -148,6 +151,9 @@ class IngestStats:
     event_count: int
     embedding_count: int
     duplicate_batch_count: int
+    lost_batch_count: int
+    lost_event_count: int
+    refused_row_count: int
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
 
 from camcloud.api.data import DataApi
@@ -236,6 +237,23 @@ async def test_stats_and_tracks_by_camera(cloud: Cloud) -> None:
     assert list(track.last_xyxy) == [25, 25, 45, 65]
     later = await cloud.stub.ListTracks(api_pb2.ListTracksRequest(since_s=1000.05))
     assert {record.device_id for record in later.tracks} == {"cam-1"}
+
+
+async def test_what_is_lost_or_left_out_is_told_by_device(cloud: Cloud) -> None:
+    camera, other = Camera(), Camera("cam-2", epoch=2**62)
+    loud = with_codes(camera.frames(1)[0], {1: np.full(128, 127, np.int8)})
+    await publish(cloud.plane.bus, camera, camera.pack([loud]))
+    for lossy, batches, made_up in ((camera, 3, 2), (other, 2**63 - 9, 2**63 - 9)):
+        lane = cloud.plane.bus.open_lane(lossy.device_id, lossy.fleet, lossy.epoch)
+        lossy.next_batch = lane.taken + batches + 1
+        lane.skip_to(lossy.next_batch)
+        lossy.next_event += made_up
+        await ship(cloud, lossy, LINE_CROSSED)
+    stats = await cloud.stub.GetIngestStats(api_pb2.GetIngestStatsRequest(device_id="cam-1"))
+    assert (stats.lost_batch_count, stats.lost_event_count, stats.refused_row_count) == (3, 2, 1)
+    everybody = await cloud.stub.GetIngestStats(api_pb2.GetIngestStatsRequest())
+    assert everybody.lost_batch_count > 2**62
+    assert everybody.lost_event_count > 2**62
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,9 @@ def test_rules(cloud: FakeCloud, camctl: Camctl, tmp_path: Path) -> None:
 
 
 def test_status(cloud: FakeCloud, camctl: Camctl) -> None:
-    assert "fake (embedded)" in camctl("status").out
+    shown = camctl("status").out
+    assert "fake (embedded)" in shown
+    assert "5 events" in shown, "what is lost is told"
     body = camctl("status", "--json").json
     assert body["ingest"]["bytes_by_kind"] == {"tracks": 10, "events": 3}
 
