@@ -2,7 +2,8 @@
 
 A batch leaves when it is full (of frames or of tracks), when its first frame has waited
 ``batch_wait_s``, when the frame size or the model changes (a batch has one of each), and at once
-when a frame brings an event. Frames at or below the session's watermark were shipped in an earlier life and are dropped here.
+when a frame brings an event. Frames at or below the session's watermark were shipped in an earlier
+life and are dropped here.
 
 When the disk refuses a batch, it stays and is tried again without its crops, a second later or
 with the next event; beyond ``_MAX_HELD`` frames the oldest without events are dropped, then the
