@@ -35,6 +35,7 @@ from camsdk.cli import (
     token,
 )
 from camsdk.cli.demo import command as demo
+from camsdk.cli.extras import explain
 from camsdk.cli.output import report_error
 from camsdk.errors import CamError, InternalError
 
@@ -130,15 +131,14 @@ def main() -> None:
         report_error(error, is_json=is_json)
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - outermost frame: a sentence, not a traceback
+        known = explain(error) if isinstance(error, ModuleNotFoundError) else None
         if {"-v", "-vv", "--verbose"} & set(sys.argv):
             traceback.print_exception(error)
-        report_error(
-            InternalError(
-                f"unexpected failure: {type(error).__name__}: {error}",
-                "this is our mistake: please report it with the output of `camctl -vv ...`",
-            ),
-            is_json=is_json,
+        mistake = InternalError(
+            f"unexpected failure: {type(error).__name__}: {error}",
+            "this is our mistake: please report it with the output of `camctl -vv ...`",
         )
+        report_error(known or mistake, is_json=is_json)
         sys.exit(1)
 
 

@@ -72,9 +72,8 @@ def import_model(
     is_json: JsonOption = False,
 ) -> None:
     """Imports a published TensorFlow.js graph as a float artifact."""
-    with _onnx_needed():
-        from camsdk import assets
-        from camsdk.compress import nanodet
+    from camsdk import assets
+    from camsdk.compress import nanodet
 
     draft = nanodet.import_float(
         graph or assets.pull(f"{model.removesuffix('-g')}.json"),
@@ -114,10 +113,9 @@ def compress(
 
     Frames to calibrate on and frames to evaluate on never overlap.
     """
-    with _onnx_needed():
-        from camsdk.compress.clips import count_frames, split_clip
-        from camsdk.compress.compressing import compress_int8
-        from camsdk.compress.quantize import QuantizeOptions
+    from camsdk.compress.clips import count_frames, split_clip
+    from camsdk.compress.compressing import compress_int8
+    from camsdk.compress.quantize import QuantizeOptions
 
     draft, recording = _read_draft(source), _clip(clip)
     split = split_clip(count_frames(recording), calibration=calibration, evaluation=evaluation)
@@ -149,9 +147,8 @@ def evaluate(
     is_json: JsonOption = False,
 ) -> None:
     """Measures how far one artifact agrees with another, and what each costs."""
-    with _onnx_needed():
-        from camsdk.compress import compressing
-        from camsdk.compress.clips import count_frames, split_clip
+    from camsdk.compress import compressing
+    from camsdk.compress.clips import count_frames, split_clip
 
     draft, truth, recording = _read_draft(candidate), _read_draft(reference), _clip(clip)
     split = split_clip(count_frames(recording), calibration=0, evaluation=evaluation)
@@ -169,17 +166,6 @@ def evaluate(
         output.json(figures)
     else:
         output.fields({key: _shown(value) for key, value in figures.items()})
-
-
-@contextmanager
-def _onnx_needed() -> Iterator[None]:
-    """A plain install has no onnx: say so instead of a traceback."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise NotFound(
-            f"{error.name} is not installed", "pip install 'camplatform[model]'"
-        ) from error
 
 
 def _parse_size(text: str) -> tuple[int, int]:

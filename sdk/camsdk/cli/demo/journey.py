@@ -22,6 +22,7 @@ from camsdk.cli.demo.figures import SMALL_KINDS, DemoFigures, Latency, Memory
 from camsdk.cli.demo.h264 import EncodedClip, encode_clip
 from camsdk.cli.demo.processes import CamctlProcess, wait_until
 from camsdk.cli.demo.subscriber import Subscriber
+from camsdk.cli.extras import demand
 from camsdk.client import Client, Credentials, EventRecord, Model, RolloutStatus
 from camsdk.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
 from camsdk.vision.results import LINE_CROSSED
@@ -91,6 +92,7 @@ def run_demo(options: DemoOptions, say: Say) -> DemoResult:
     Raises:
         CamError: Whatever went wrong, in one sentence.
     """
+    demand("sqlalchemy", "faiss", "onnx")
     video = options.video or assets.pull("vtest.avi", on_progress=_counter(say, "fetching clip"))
     _prepare_folder(options.out)
     started = time.monotonic()

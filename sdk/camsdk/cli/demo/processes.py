@@ -58,15 +58,19 @@ class CamctlProcess:
         """Waits for the one JSON line that a server prints once it serves.
 
         Raises:
-            Unavailable: It ended before.
+            Unavailable: It ended before, or said why it cannot serve.
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             self.stop()
             raise Unavailable(f"the {self.name} ended at its start: {self.log_tail()}")
-        ready: Mapping[str, Any] = json.loads(line)
-        return ready
+        answer: Mapping[str, Any] = json.loads(line)
+        if "error" in answer:
+            self.stop()
+            error = answer["error"]
+            raise Unavailable(f"the {self.name} did not start: {error['message']}", error["hint"])
+        return answer
 
     def check_running(self) -> None:
         """Raises :class:`Unavailable` with the end of its log if it has ended with an error."""
