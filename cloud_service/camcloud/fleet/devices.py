@@ -291,9 +291,18 @@ def record_report(
 
 
 def record_refusal(connection: Connection, device_id: str, digest: str) -> None:
-    """Keeps what a device could not run; ``""`` after a success."""
+    """Keeps the last artifact that a device could not run."""
     connection.execute(
         update(devices).where(devices.c.device_id == device_id).values(refused_digest=digest)
+    )
+
+
+def forget_refusal(connection: Connection, device_id: str, digest: str) -> None:
+    """The device runs ``digest`` now, whether it once refused it or not."""
+    connection.execute(
+        update(devices)
+        .where(devices.c.device_id == device_id, devices.c.refused_digest == digest)
+        .values(refused_digest="")
     )
 
 

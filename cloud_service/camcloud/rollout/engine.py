@@ -12,8 +12,8 @@ Laws, each tested against simulated fleets in every interleaving:
    on as if nothing had happened.
 6. A rollout that no device took is never completed while one has failed: it is aborted.
 
-``now_s`` is wall-clock time, because timeouts must outlive a restart. A clock that is set back only
-makes a timeout late.
+``now_s`` is wall-clock time, because timeouts must outlive a restart; the service sees to it that a
+clock which is set does not end or delay them. One that goes back only makes a timeout late.
 """
 
 import enum

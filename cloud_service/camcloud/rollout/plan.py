@@ -111,7 +111,7 @@ class Candidate:
         fits: Whether the artifact was made for its hardware.
         running_digest: What it last said it runs, ``""`` for none.
         desired_digest: What it has been told to run.
-        refused_digest: What it last refused or failed with, ``""`` after a success.
+        refused_digest: What it last refused or failed with, ``""`` once it has taken that.
         attempt: Number of the last order that it was given.
     """
 

@@ -38,6 +38,15 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 
+def steady_clock() -> Callable[[], float]:
+    """The wall clock of now, moved on by the monotonic one; seconds since the Unix epoch.
+
+    Timeouts need it: a wall clock that is set would end them all at once, or delay them.
+    """
+    offset_s = time.time() - time.monotonic()
+    return lambda: offset_s + time.monotonic()
+
+
 @dataclass
 class _News:
     """What a transaction changed, told once it is durable."""
@@ -51,7 +60,7 @@ class RolloutService:
 
     Args:
         presence: Woken when a device has a new order; prefers connected devices as canaries.
-        clock: Seconds since the Unix epoch.
+        clock: Seconds since the Unix epoch; :func:`steady_clock` without one.
     """
 
     def __init__(
@@ -59,12 +68,12 @@ class RolloutService:
         database: Database,
         presence: Presence,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         tick_interval_s: float = TICK_INTERVAL_S,
     ) -> None:
         self._database = database
         self._presence = presence
-        self._clock = clock
+        self._clock = clock or steady_clock()
         self._tick_interval_s = tick_interval_s
         self._lock = asyncio.Lock()
         self._active: dict[str, Rollout] = {}
@@ -308,9 +317,10 @@ class RolloutService:
     ) -> None:
         now_s = self._clock()
         devices.record_report(connection, seen.device_id, seen.running_digest, reported, now_s)
-        if seen.has_refused or seen.progress is Progress.GOOD:
-            refused = seen.update_digest if seen.has_refused else ""
-            devices.record_refusal(connection, seen.device_id, refused)
+        if seen.has_refused:
+            devices.record_refusal(connection, seen.device_id, seen.update_digest)
+        elif seen.progress is Progress.GOOD:
+            devices.forget_refusal(connection, seen.device_id, seen.update_digest)
         rollout_id = store.find_ordering(connection, seen.device_id, seen.attempt)
         if rollout_id is not None:
             before = self._load(connection, rollout_id)

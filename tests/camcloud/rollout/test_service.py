@@ -1,6 +1,7 @@
 """Driving rollouts over real rows: orders, convergence, restarts, and what is refused."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
@@ -189,6 +190,37 @@ async def test_what_a_device_refused_is_not_ordered_again_by_itself(cloud) -> No
     await park.restart()
     await park.say("cam-0", Progress.FAILED, OLD, "canary differs")
     assert park.row("cam-0").attempt == attempt
+
+
+async def test_what_a_device_refused_is_not_ordered_after_an_abort_either(cloud) -> None:
+    park = cloud(2)
+    await park.release("tiny:1")
+    await park.service.create("tiny:2", PARK, Plan(max_failures=1))
+    await park.obey("cam-0", is_good=False)
+    await park.obey("cam-1")
+    park.database.run(lambda c: add_model(c, "d" * 64, version=4, pushed_s=4))
+    rollout = await park.service.create("tiny:4", PARK, Plan())
+    await park.service.abort(rollout.rollout_id, "by hand")
+    for name in park.running:
+        await park.obey(name)
+    assert (await park.service.get(rollout.rollout_id)).state is RolloutState.ABORTED
+    assert park.row("cam-0").desired_digest == OLD
+    assert park.row("cam-1").desired_digest == NEW
+
+
+async def test_a_clock_that_is_set_times_nobody_out(cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    park = cloud(1)
+    service = RolloutService(park.database, park.presence)
+    rollout = await service.create("tiny:1", PARK, Plan(timeout_s=60))
+    assert rollout.created_timestamp_s == pytest.approx(time.time(), abs=5)
+    states = []
+    for name, step_s in (("time", 30 * 86_400), ("monotonic", 61)):
+        with monkeypatch.context() as patch:
+            real = getattr(time, name)
+            patch.setattr(time, name, lambda real=real, step_s=step_s: real() + step_s)
+            await service.tick()
+        states.append((await service.get(rollout.rollout_id)).state)
+    assert states == [RolloutState.RUNNING, RolloutState.ROLLING_BACK]
 
 
 async def test_an_abort_never_sends_a_device_to_an_aborted_artifact(cloud) -> None:
