@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from camsdk.client.profiles import Profile
 
 PANEL = "Which cloud"
+_TYPED = "COMMANDLINE"  # the source of an option, as typer calls it
+_TARGET_OPTIONS = ("server", "token_file", "ca", "profile", "data")
 
 ServerOption = Annotated[
     str,
@@ -81,13 +83,39 @@ JsonOption = Annotated[
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Which cloud a command was told to use; empty fields are left to the profile."""
+    """Which cloud a command was told to use; empty fields are left to the profile.
+
+    Attributes:
+        has_own_token: Whether ``CAMCTL_TOKEN`` is for another cloud than this.
+    """
 
     server: str = ""
     token_file: Path | None = None
     ca: Path | None = None
     profile: str = ""
     data: Path | None = None
+    has_own_token: bool = False
+
+    @staticmethod
+    def of_command(context: typer.Context, values: Mapping[str, Any]) -> "Target":
+        """What the running command was told.
+
+        ``--data`` on the command line names a cloud with its address, token and certificate: those
+        of the environment are for another, and are not shown to this one. ``--profile`` there wins
+        over ``CAMCTL_DATA``.
+
+        Args:
+            context: Of the command: knows which options were typed.
+            values: The shared options by the names of the fields.
+        """
+        sources = {name: context.get_parameter_source(name) for name in values}
+        said = {name for name, source in sources.items() if source and source.name == _TYPED}
+        if "data" in said:
+            kept = {name: value for name, value in values.items() if name in said}
+            return Target(**kept, has_own_token=True)
+        if "profile" in said:
+            return Target(**{**values, "data": None})
+        return Target(**values)
 
     def is_unset(self) -> bool:
         """Whether nothing was said: the default cloud is meant."""
@@ -131,7 +159,8 @@ class Target:
                 "no cloud has been set up for this user",
                 "start one with `camctl serve`, or name one with --server and --token-file",
             )
-        token = "" if self.token_file else os.environ.get("CAMCTL_TOKEN", "")
+        is_said = self.token_file is not None or self.has_own_token
+        token = "" if is_said else os.environ.get("CAMCTL_TOKEN", "")
         return Credentials.from_files(profile.token_file, profile.ca_file, token=token)
 
     def connect(self, timeout_s: float = 10.0) -> "Client":
@@ -173,6 +202,7 @@ Work = TypeVar("Work", bound=Callable[..., None])
 
 
 def _shared(
+    context: typer.Context,
     server: ServerOption = "",
     token_file: TokenFileOption = None,
     ca: CaOption = None,
@@ -199,15 +229,12 @@ def cloud_command(app: typer.Typer, name: str, **settings: Any) -> Callable[[Wor
         @functools.wraps(work)
         def run(
             *,
-            server: str,
-            token_file: Path | None,
-            ca: Path | None,
-            profile: str,
-            data: Path | None,
+            context: typer.Context,
             is_json: bool,
             **arguments: Any,
         ) -> None:
-            with Cloud(Target(server, token_file, ca, profile, data), is_json=is_json) as cloud:
+            told = {name: arguments.pop(name) for name in _TARGET_OPTIONS}
+            with Cloud(Target.of_command(context, told), is_json=is_json) as cloud:
                 work(cloud, **arguments)
 
         keyword_only = [

@@ -92,6 +92,28 @@ def test_the_embedded_cloud_is_found_by_its_folder(
     assert camctl("status", "--data", elsewhere).code == 0
 
 
+def test_a_cloud_that_is_named_is_shown_no_token_of_another(
+    cloud: FakeCloud, camctl: Camctl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    (folder / "pki").mkdir(parents=True)
+    (folder / "admin.token").write_text(ADMIN)
+    (folder / "pki" / "ca.pem").write_bytes(cloud.tls.ca_pem)
+    (folder / "ready.json").write_text(f'{{"api": "127.0.0.1:{cloud.port}"}}')
+    (tmp_path / "config.toml").write_text(
+        f'[profiles.park]\nserver = "{cloud.endpoint}"\ntoken_file = "token"\nca = "ca.pem"\n'
+    )
+    monkeypatch.setenv("CAMCTL_SERVER", "127.0.0.1:1")
+    monkeypatch.setenv("CAMCTL_TOKEN_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("CAMCTL_TOKEN", "of another cloud")
+    named = camctl("status", "--data", folder)
+    assert named.code == 0, named.err
+    for name in ("SERVER", "TOKEN_FILE", "TOKEN"):
+        monkeypatch.delenv(f"CAMCTL_{name}")
+    monkeypatch.setenv("CAMCTL_DATA", str(tmp_path / "nowhere"))
+    assert camctl("status", "--profile", "park").code == 0
+
+
 def _complete(camctl: Camctl, monkeypatch: pytest.MonkeyPatch, words: str) -> set[str]:
     monkeypatch.setenv("_CAMCTL_COMPLETE", "complete_zsh")
     monkeypatch.setenv("_TYPER_COMPLETE_ARGS", words)
