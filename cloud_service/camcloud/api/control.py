@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
@@ -14,7 +14,7 @@ from camcloud.api.guard import DeviceGuard
 from camcloud.fleet import certificates, devices, tokens
 from camcloud.fleet.devices import DeviceRow
 from camcloud.fleet.presence import Presence
-from camcloud.fleet.shadow import desired_state
+from camcloud.fleet.shadow import desired_of
 from camcloud.registry import references
 from camcloud.rollout.service import RolloutService
 from camcloud.store.database import Database
@@ -156,9 +156,7 @@ class ControlApi(CloudApiServicer):
             if request.fleet:
                 devices.find_fleet(connection, request.fleet)
             rows = devices.list_devices(connection, request.fleet)
-            return api_pb2.ListDevicesResponse(
-                devices=[self._device(connection, row) for row in rows]
-            )
+            return api_pb2.ListDevicesResponse(devices=self._devices(connection, rows))
 
         return await self._database.arun(work)
 
@@ -217,12 +215,23 @@ class ControlApi(CloudApiServicer):
         return api_pb2.ApplyRulesResponse(rules_digest=digest, device_count=len(device_ids))
 
     def _named_device(self, connection: Connection, device_id: str) -> api_pb2.Device:
-        return self._device(connection, devices.find_device(connection, device_id))
+        row = devices.find_device(connection, device_id)
+        (device,) = self._devices(connection, [row], device_id)
+        return device
 
-    def _device(self, connection: Connection, row: DeviceRow) -> api_pb2.Device:
-        return messages.device_message(
-            row,
-            desired_state(connection, row.device_id),
-            certificates.expires_timestamp_s(connection, row.device_id),
-            self._plane.presence,
-        )
+    def _devices(
+        self, connection: Connection, rows: Sequence[DeviceRow], device_id: str = ""
+    ) -> list[api_pb2.Device]:
+        """With a fixed number of queries, however many there are: everybody else waits for them."""
+        fleets = {fleet.name: fleet for fleet in devices.list_fleets(connection)}
+        names = references(connection)
+        expiries = certificates.expiries(connection, device_id)
+        return [
+            messages.device_message(
+                row,
+                desired_of(row, fleets[row.fleet], names.get(row.desired_digest, "")),
+                expiries.get(row.device_id, 0.0),
+                self._plane.presence,
+            )
+            for row in rows
+        ]

@@ -5,7 +5,7 @@ All functions run within the caller's transaction.
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from camcloud.fleet.authority import DeviceCertificate
 from camcloud.store.fleet_tables import certificates, devices
@@ -59,7 +59,10 @@ def in_force(connection: Connection, serials: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def expires_timestamp_s(connection: Connection, device_id: str) -> float:
-    """When the device's newest certificate expires; 0 without one."""
-    query = select(certificates.c.expires_timestamp_s).where(certificates.c.device_id == device_id)
-    return max((row.expires_timestamp_s for row in connection.execute(query)), default=0.0)
+def expiries(connection: Connection, device_id: str = "") -> dict[str, float]:
+    """When the newest certificate of each device expires, of one device or of all ("")."""
+    newest = func.max(certificates.c.expires_timestamp_s)
+    query = select(certificates.c.device_id, newest).group_by(certificates.c.device_id)
+    if device_id:
+        query = query.where(certificates.c.device_id == device_id)
+    return dict(connection.execute(query).tuples().all())

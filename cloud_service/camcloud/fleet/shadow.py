@@ -22,6 +22,7 @@ from camcloud.api.errors import Context
 from camcloud.api.guard import revoked
 from camcloud.fleet import certificates, devices
 from camcloud.fleet.authority import CertificateAuthority
+from camcloud.fleet.devices import DeviceRow, FleetRow
 from camcloud.fleet.presence import Presence
 from camcloud.registry import Registry, reference_of
 from camcloud.rollout.engine import Observation, Progress
@@ -213,11 +214,15 @@ def desired_state(connection: Connection, device_id: str) -> device_pb2.DesiredS
     """
     device = devices.find_device(connection, device_id)
     fleet = devices.find_fleet(connection, device.fleet)
-    digest = device.desired_digest
+    return desired_of(device, fleet, reference_of(connection, device.desired_digest))
+
+
+def desired_of(device: DeviceRow, fleet: FleetRow, reference: str) -> device_pb2.DesiredState:
+    """The same from rows; ``reference`` is the name of the artifact, if it has one here."""
     return device_pb2.DesiredState(
         version=device.desired_version,
-        artifact_digest=digest,
-        artifact_name=reference_of(connection, digest),
+        artifact_digest=device.desired_digest,
+        artifact_name=reference,
         attempt=device.attempt,
         is_rollback=device.desired_is_rollback,
         rules_yaml=fleet.rules_yaml,

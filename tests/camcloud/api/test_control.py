@@ -4,11 +4,13 @@ import threading
 
 import grpc
 import pytest
+from sqlalchemy import event
 
 from camcloud.api import control
 from camproto.v1 import api_pb2
 from camsdk.vision.rules import Rules
 from support.embedded_cloud import FLEET, CloudHarness
+from support.store_rows import add_device
 
 
 async def test_fleets_are_made_once_and_listed_by_name(cloud: CloudHarness) -> None:
@@ -62,6 +64,21 @@ async def test_a_stranger_cannot_have_much_read(cloud: CloudHarness) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await cloud.api_as(None).ApplyRules(request)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_list_of_devices_takes_a_fixed_number_of_queries(cloud: CloudHarness) -> None:
+    database = cloud.cloud.control.database
+    await cloud.api.CreateFleet(api_pb2.CreateFleetRequest(name=FLEET))
+    statements: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    counts = []
+    for number in range(5):
+        await database.arun(lambda c, number=number: add_device(c, f"cam-{number}", FLEET))
+        statements.clear()
+        listed = await cloud.api.ListDevices(api_pb2.ListDevicesRequest(fleet=FLEET))
+        counts.append(len(statements))
+        assert len(listed.devices) == number + 1
+    assert counts == counts[:1] * 5
 
 
 async def test_status_counts_the_fleet(cloud: CloudHarness) -> None:
