@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Final
 
@@ -31,6 +31,20 @@ _MAX_HELD: Final = 1024  # frames in memory while the disk is full: some MB
 _MAX_ROWS: Final = 4096  # tracks, over all frames
 _MAX_EVENTS: Final = 1024
 _RETRY_S: Final = 1.0  # between two attempts on a full disk
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a full disk has cost."""
+
+    frames: int = 0
+    events: int = 0
+    crops: int = 0
+
+    def __add__(self, other: "Losses") -> "Losses":
+        return Losses(
+            self.frames + other.frames, self.events + other.events, self.crops + other.crops
+        )
 
 
 class Batcher:
@@ -60,6 +74,11 @@ class Batcher:
         self.dropped_frames = 0
         self.dropped_events = 0
         self.dropped_crops = 0
+
+    @property
+    def losses(self) -> Losses:
+        """So far. From any thread."""
+        return Losses(self.dropped_frames, self.dropped_events, self.dropped_crops)
 
     def put(self, result: FrameResult) -> None:
         """Takes the next frame's result; returns once an event in it is durable."""

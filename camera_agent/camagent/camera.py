@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from camagent.batch import Batcher
+from camagent.batch import Batcher, Losses
 from camagent.config import AgentConfig, CameraSettings
 from camagent.crops import Crops
 from camagent.detect import Detect
@@ -57,7 +57,6 @@ class CameraWorker:
     Attributes:
         is_finished: A recording that was read to its end.
         failure: Why a recording was given up, or empty.
-        lost_frames, lost_events: Dropped while the disk was full.
     """
 
     def __init__(
@@ -85,13 +84,19 @@ class CameraWorker:
         self._past = CameraTotals()
         self.is_finished = False
         self.failure = ""
-        self.lost_frames = 0
-        self.lost_events = 0
+        self._past_losses = Losses()
 
     @property
     def camera_id(self) -> str:
         """Of the settings."""
         return self._settings.camera_id
+
+    @property
+    def losses(self) -> Losses:
+        """Dropped so far while the disk was full."""
+        with self._lock:
+            now = self._batcher.losses if self._batcher is not None else Losses()
+            return self._past_losses + now
 
     def run(self, stop: threading.Event) -> None:
         """Reads the camera until its recording has ended or ``stop``; comes back from failures."""
@@ -204,9 +209,8 @@ class CameraWorker:
             pipeline.run(stop)
         finally:
             batcher.close()
-            self.lost_frames += batcher.dropped_frames
-            self.lost_events += batcher.dropped_events
             with self._lock:
+                self._past_losses += batcher.losses
                 self._past += pipeline.stats()
                 self._zones = self._crops = self._pipeline = self._batcher = None
 

@@ -67,7 +67,7 @@ class AgentStatus:
         is_revoked: Whether the cloud has said so.
         certificate_expires_timestamp_s: End of the certificate's life.
         shadow_reconnects: Streams to the shadow that were opened after the first.
-        lost_frames, lost_events: Dropped while the disk was full.
+        lost_frames, lost_events, lost_crops: Dropped while the disk was full.
         report: What the cloud is told.
     """
 
@@ -81,6 +81,7 @@ class AgentStatus:
     shadow_reconnects: int
     lost_frames: int
     lost_events: int
+    lost_crops: int
     report: Report
     outbox: OutboxStats
     upload: UploadStats

@@ -14,6 +14,7 @@ from typing import Final
 
 import cv2
 
+from camagent.batch import Losses
 from camagent.camera import CameraWorker, Watch
 from camagent.config import AgentConfig
 from camagent.detect import Detect
@@ -123,6 +124,7 @@ class Agent:
         identity = self._link.identity
         upload = self._uploader.stats()
         detector = self._updater.detector
+        losses = self._losses()
         return AgentStatus(
             device_id=identity.device_id,
             fleet=identity.fleet,
@@ -132,8 +134,9 @@ class Agent:
             is_revoked=self._is_revoked,
             certificate_expires_timestamp_s=identity.not_after_s,
             shadow_reconnects=max(0, self._shadow.reconnects),
-            lost_frames=sum(worker.lost_frames for worker in self._workers),
-            lost_events=sum(worker.lost_events for worker in self._workers),
+            lost_frames=losses.frames,
+            lost_events=losses.events,
+            lost_crops=losses.crops,
             report=self._report(),
             outbox=self._outbox.stats(),
             upload=upload,
@@ -218,9 +221,12 @@ class Agent:
     def _watch(self, camera_id: str) -> Watch:
         return Watch(self._book.rules.for_camera(camera_id), self._class_names)
 
+    def _losses(self) -> Losses:
+        return sum((worker.losses for worker in self._workers), start=Losses())
+
     def _report(self) -> Report:
         outbox, upload = self._outbox.stats(), self._uploader.stats()
-        detector = self._updater.detector
+        detector, losses = self._updater.detector, self._losses()
         figures = ProcessFigures.now(
             self._startup_cpu_s, detector.runtime.rss_bytes if detector else 0
         )
@@ -240,6 +246,9 @@ class Agent:
                 "dropped_batches": outbox.dropped_batches,
                 "dropped_frames": outbox.dropped_frames,
                 "dropped_events": outbox.dropped_events,
+                "lost_frames": losses.frames,
+                "lost_events": losses.events,
+                "lost_crops": losses.crops,
                 "upload_reconnects": upload.reconnects,
                 "uploaded_bytes": upload.sent_bytes,
             },
