@@ -61,8 +61,8 @@ def in_force(connection: Connection, serials: Sequence[str]) -> dict[str, str]:
 
 def expiries(connection: Connection, device_id: str = "") -> dict[str, float]:
     """When the newest certificate of each device expires, of one device or of all ("")."""
-    newest = func.max(certificates.c.expires_timestamp_s)
+    newest = func.max(certificates.c.expires_timestamp_s).label("newest_s")
     query = select(certificates.c.device_id, newest).group_by(certificates.c.device_id)
     if device_id:
         query = query.where(certificates.c.device_id == device_id)
-    return dict(connection.execute(query).tuples().all())
+    return {row.device_id: row.newest_s for row in connection.execute(query)}
