@@ -2,7 +2,8 @@
 
 Invariants:
 - Nothing enters whose signature by a trusted key does not verify.
-- ``name:version`` is given to one content for ever; pushing the same bytes again changes nothing.
+- ``name:version`` is given to one content for ever; pushing the same bytes again changes nothing,
+  but mends a blob that was damaged.
 - The bytes are in the blob store before the row exists.
 - A bundle leaves only sealed for one device; the sealed form is kept until the device runs or
   refuses it, so that a download can resume at an offset.
@@ -91,7 +92,7 @@ class Registry:
         bundle = await asyncio.to_thread(open_bundle, data, self._trust_keys)
         manifest, digest = bundle.manifest, bundle.digest
         taken = await self._database.arun(lambda connection: _same_name(connection, manifest))
-        if taken is None:
+        if taken is None or taken.digest == digest:  # again: its blob may have been lost or damaged
             await asyncio.to_thread(self._blobs.put, _model_key(digest), data)
         size_bytes, now_s = len(data), self._clock()
         row = await self._database.arun(

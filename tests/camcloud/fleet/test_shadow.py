@@ -154,6 +154,15 @@ async def test_an_artifact_comes_sealed_for_its_device_and_resumes(cloud: CloudH
             await asyncio.sleep(0.01)
 
 
+async def test_pushing_again_mends_a_damaged_blob(cloud: CloudHarness) -> None:
+    bundle = cloud.signed_bundle()
+    model = await cloud.push(bundle)
+    blob = cloud.cloud.workspace.blobs_dir / "models" / f"{model.digest}.cam"
+    blob.write_bytes(b"damaged")
+    assert await cloud.push(bundle) == model
+    assert blob.read_bytes() == bundle
+
+
 async def test_a_device_gets_no_artifact_but_the_one_that_it_is_to_run(
     cloud: CloudHarness,
 ) -> None:
