@@ -154,7 +154,9 @@ class CloudLink:
         now_s = self._clock()
         if self._identity.has_expired(now_s):
             return self._take_over(now_s)
-        if now_s < max(self._identity.renewal_due_s(), self._next_attempt_s):
+        # A pause that is longer than any means that the clock was set back since.
+        is_resting = now_s < self._next_attempt_s <= now_s + _RENEWAL_RETRY_S
+        if is_resting or now_s < self._identity.renewal_due_s():
             return False
         self._next_attempt_s = now_s + _RENEWAL_RETRY_S
         try:

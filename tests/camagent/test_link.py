@@ -85,6 +85,20 @@ def test_renewal_waits_for_its_time(cloud: FakeCloud, identity: Identity, tmp_pa
     link.close()
 
 
+def test_a_clock_that_was_ahead_for_a_while_does_not_hold_renewal_up(
+    cloud: FakeCloud, identity: Identity, tmp_path: Path
+) -> None:
+    due_s = identity.renewal_due_s()
+    now_s = due_s + 5 * 3600
+    link = CloudLink(identity, tmp_path, clock=lambda: now_s)
+    cloud.faults.is_refusing = True
+    assert not link.renew_if_due()
+    cloud.faults.is_refusing = False
+    now_s = due_s + 1
+    assert link.renew_if_due()
+    link.close()
+
+
 def test_a_full_disk_costs_the_renewal_not_the_agent(
     identity: Identity, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
