@@ -103,7 +103,7 @@ class Slots:
             return _state(values)
         except FileNotFoundError:
             return SlotState()
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             (self._folder / _STATE).rename(self._folder / f"{_STATE}.damaged")
             return SlotState()
 
@@ -230,18 +230,28 @@ class Slots:
 
 def _state(values: dict[str, Any]) -> SlotState:
     def slot(value: dict[str, Any] | None) -> Slot | None:
-        return Slot(**value) if value else None
+        if not value:
+            return None
+        if not _DIGEST.fullmatch(value["digest"]):
+            raise ValueError("a slot without a digest")
+        return Slot(value["digest"], str(value["name"]), int(value["version"]))
 
     trial = values["trial"]
     failure = values["failure"]
     return SlotState(
         good=slot(values["good"]),
         previous=slot(values["previous"]),
-        trial=Trial(Slot(**trial["slot"]), trial["attempt"], trial["starts"]) if trial else None,
+        trial=_trial(slot(trial["slot"]), trial) if trial else None,
         failure=Failure(**failure) if failure else None,
         attempt=int(values["attempt"]),
         floors={str(name): int(version) for name, version in values["floors"].items()},
     )
+
+
+def _trial(slot: Slot | None, values: dict[str, Any]) -> Trial:
+    if slot is None:
+        raise ValueError("a trial of nothing")
+    return Trial(slot, int(values["attempt"]), int(values["starts"]))
 
 
 def _disk_error(error: OSError) -> ResourceExhausted:

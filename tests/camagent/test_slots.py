@@ -1,5 +1,6 @@
 """The artifacts' folder: killed between any two writes, it still names one runnable artifact."""
 
+import json
 import os
 from pathlib import Path
 
@@ -75,6 +76,24 @@ def test_a_damaged_state_counts_as_none(slots: Slots, tmp_path: Path) -> None:
     again = Slots(tmp_path)
     assert again.state == SlotState()
     assert (tmp_path / "state.json.damaged").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"floors": 3},
+        {"good": {"digest": 1, "name": "m", "version": 1}},
+        {"good": {"digest": "../x", "name": "m", "version": 1}},
+        {"trial": {"slot": None, "attempt": 1, "starts": 1}},
+    ],
+)
+def test_a_state_with_other_values_counts_as_none(
+    change: dict[str, object], slots: Slots, tmp_path: Path
+) -> None:
+    slots.fail("a" * 64, 1, "so that there is a state")
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert Slots(tmp_path).state == SlotState()
 
 
 @pytest.mark.parametrize("digest", ["", "../x", "A" * 64, "a" * 63, "a" * 64 + "\n"])
