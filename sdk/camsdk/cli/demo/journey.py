@@ -24,7 +24,7 @@ from camsdk.cli.demo.processes import CamctlProcess, wait_until
 from camsdk.cli.demo.subscriber import Subscriber
 from camsdk.cli.extras import demand
 from camsdk.client import Client, Credentials, EventRecord, Model, RolloutStatus
-from camsdk.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
+from camsdk.errors import AlreadyExists, DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from camsdk.vision.results import LINE_CROSSED
 
 FLEET: Final = "park-a"
@@ -33,6 +33,7 @@ LIVE_CAMERA: Final = "gate-2"
 
 _MARKER: Final = ".camctl-demo"
 _IDLE_SETTLE_S: Final = 1.5
+_STALL_S: Final = 60.0  # an agent that ships what is left needs seconds
 _PAGE: Final = 1000
 
 Say = Callable[[str, int, int], None]
@@ -211,13 +212,24 @@ def _is_connected(client: Client, plan: CameraPlan, agent: CamctlProcess) -> boo
         return False
 
 
-def _follow_to_end(agent: CamctlProcess, plan: CameraPlan, say: Say) -> None:
-    total = _frame_count(plan.source)
+def _follow_to_end(
+    agent: CamctlProcess, plan: CameraPlan, say: Say, stall_s: float = _STALL_S
+) -> None:
+    """Waits until the agent has read and shipped all, for as long as it gets on."""
+    total, done, changed_s = _frame_count(plan.source), -1, time.monotonic()
     while not agent.has_ended:
+        before = done
         try:
             done = int(read_status(plan)["cameras"][0]["frame_count"])
         except (Unavailable, LookupError):
             done = 0
+        if done != before:
+            changed_s = time.monotonic()
+        elif time.monotonic() - changed_s > stall_s:
+            raise DeadlineExceeded(
+                f"{plan.device_id} does not get on: frame {done} of {total} for {stall_s:.0f} s",
+                f"its log is {agent.log_path}",
+            )
         say(f"{plan.device_id} is watching", done, total)
         time.sleep(0.25)
 
