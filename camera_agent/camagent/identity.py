@@ -169,7 +169,8 @@ def load_identity(data_dir: Path) -> Identity:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataCorrupted(
-            f"the identity {path} is damaged", "enrol this device again with a new token"
+            f"the identity {path} is damaged",
+            "enrol this device again: camctl agent enroll --replace --token TOKEN",
         ) from error
     check_certificate(identity)
     return identity

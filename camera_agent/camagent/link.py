@@ -94,7 +94,7 @@ def cam_error(
     if cls is Unavailable and identity is not None and identity.has_expired(now_s):
         return Unauthenticated(
             f"this device's certificate expired at {expiry_text(identity)}",
-            "enrol it again with a new token; what it has seen waits in its outbox",
+            "enrol it again with a new token and --replace; what it has seen waits in its outbox",
         )
     details = error.details() or f"it answered {code}"
     if is_answer or cls is not Unavailable:

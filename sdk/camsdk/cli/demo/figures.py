@@ -10,7 +10,9 @@ from rich.table import Table
 from camsdk.cli.demo.h264 import EncodedClip
 
 SMALL_KINDS: Final = ("tracks", "embeddings")
-"""What is compared with video: all that describes a scene without events and pictures."""
+"""What is compared with video: boxes and appearance codes. Not in it are events, pictures, and the
+envelope of each batch (camera, model, counts), which is an eighth of what a busy camera ships;
+``ratio_to_h264_all`` has everything."""
 
 _MIB: Final = 1 << 20
 
@@ -75,7 +77,7 @@ class DemoFigures:
         events_by_kind: Stored in the cloud.
         bytes_by_kind: Shipped, as the cloud counted them.
         h264: The same clip as video.
-        ratio_to_h264: H.264 bytes over bytes of tracks and embeddings.
+        ratio_to_h264: H.264 bytes over bytes of tracks and embeddings, envelopes apart.
         ratio_to_h264_all: H.264 bytes over everything shipped.
         latency: Camera to subscriber at real pace.
         reconnects: Of the cameras' sources.
