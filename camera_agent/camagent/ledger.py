@@ -61,9 +61,19 @@ class Ledger:
 
     Raises:
         DataCorrupted: the file is not an outbox.
+        ResourceExhausted: it cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
+        # Crops are pictures of people: for nobody else, whatever folder this is. The files beside
+        # it take their mode from this one.
+        try:
+            path.touch(0o600)
+            path.chmod(0o600)
+        except OSError as error:
+            raise ResourceExhausted(
+                f"the outbox {path} cannot be made: {error.strerror}", "check the data folder"
+            ) from error
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             self.counters: dict[str, int] = self._open()

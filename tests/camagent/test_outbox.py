@@ -36,6 +36,20 @@ def test_numbers_have_no_gap_over_a_reopening(tmp_path: Path) -> None:
     again.close()
 
 
+def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    (tmp_path / "outbox.db").touch(0o644)  # from a version that knew no pictures
+    outbox = Outbox(tmp_path / "outbox.db")
+    outbox.commit(batch())
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("outbox.db", "outbox.db-wal", "outbox.db-shm"), 0o600)
+    outbox.close()
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ResourceExhausted, match="check the data folder"):
+        Outbox(tmp_path / "none" / "outbox.db")
+
+
 def test_acks_are_cumulative_and_survive_lazily(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.db")
     for index in range(5):
