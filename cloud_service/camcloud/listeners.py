@@ -26,7 +26,7 @@ from cryptography import x509
 
 from camcloud.analysis.images import MAX_BYTES as MAX_PICTURE_BYTES
 from camcloud.api.errors import map_errors
-from camcloud.api.interception import Guard, GuardInterceptor
+from camcloud.api.interception import Admission, GuardInterceptor, admit_all
 from camcloud.fleet.authority import CertificateAuthority, ServerCertificate
 from camcloud.fleet.files import write_file
 from camsdk.errors import InvalidInput, Unavailable
@@ -51,10 +51,8 @@ _COMMON: Final[tuple[tuple[str, int], ...]] = (
 _HOUR_MS: Final = 3_600_000
 API_OPTIONS: Final[Options] = (
     *_COMMON,
-    # The largest is a picture to search with. A request is read before its token is looked at, so
-    # this times the streams is what a stranger's connection may cost.
+    # The largest is a picture to search with.
     ("grpc.max_receive_message_length", MAX_PICTURE_BYTES + (64 << 10)),
-    ("grpc.max_concurrent_streams", 64),
     ("grpc.max_send_message_length", 64 << 20),
     ("grpc.max_connection_age_ms", _HOUR_MS),
     ("grpc.max_connection_age_grace_ms", 30_000),
@@ -180,11 +178,12 @@ class ServerIdentity:
         return made
 
 
-def make_server(guard: Guard | None, options: Options) -> grpc.aio.Server:
-    """A server whose calls run within ``guard``, and whose errors travel by their table."""
-    guards = [map_errors] if guard is None else [map_errors, guard]
+def make_server(admit: Admission | None, options: Options) -> grpc.aio.Server:
+    """A server whose calls run if and as ``admit`` says, and whose errors travel by their table."""
+    errors = admit_all(map_errors)
+    admissions = [errors] if admit is None else [errors, admit]
     return grpc.aio.server(
-        interceptors=[GuardInterceptor(item) for item in guards], options=list(options)
+        interceptors=[GuardInterceptor(item) for item in admissions], options=list(options)
     )
 
 

@@ -17,9 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from camcloud.api.auth import DeviceIdentity, device_of
 from camcloud.api.errors import Context
+from camcloud.api.interception import Guard, Metadata
 from camcloud.fleet import certificates, tokens
 from camcloud.store.database import Database
-from camsdk.errors import PermissionDenied, Unauthenticated
+from camsdk.errors import PermissionDenied, Unauthenticated, Unavailable
 
 RECHECK_INTERVAL_S = 2.0
 """Well within the 5 s that a revocation may take on open streams."""
@@ -167,30 +168,42 @@ class DeviceGuard:
 
 
 class TokenGuard:
-    """Guards the server that people and applications call."""
+    """Admits people and applications to their server."""
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._clock = clock
 
-    @asynccontextmanager
-    async def __call__(self, method: str, context: Context) -> AsyncIterator[None]:
+    async def __call__(self, method: str, metadata: Metadata) -> Guard:
         """Lets a call in, for as long as its token lives: a stream may be open for days.
 
         Raises:
             Unauthenticated: No token, or not one that is in force.
             PermissionDenied: A read-only token, and the method changes something.
+            Unavailable: The store cannot be read now.
         """
-        token, now_s = _bearer(context), self._clock()
-        caller = await self._database.arun(
-            lambda connection: tokens.identify(connection, token, now_s)
-        )
+        token, now_s = _bearer(metadata), self._clock()
+        try:
+            caller = await self._database.arun(
+                lambda connection: tokens.identify(connection, token, now_s)
+            )
+        except SQLAlchemyError as error:
+            _LOG.exception("tokens could not be looked up")
+            raise Unavailable("The store cannot be read now.", "try again") from error
         if caller.is_read_only and method not in READ_METHODS:
             raise PermissionDenied(
                 f"The token {caller.name!r} may only read.", "use a token that is not read-only"
             )
         end_s = caller.expires_timestamp_s
-        life = asyncio.timeout(None if end_s is None else end_s - now_s)
+        return _for_a_time(None if end_s is None else end_s - now_s)
+
+
+def _for_a_time(life_s: float | None) -> Guard:
+    """Ends a call after ``life_s`` as one whose token has expired; never for ``None``."""
+
+    @asynccontextmanager
+    async def guard(_method: str, _context: Context) -> AsyncIterator[None]:
+        life = asyncio.timeout(life_s)
         try:
             async with life:
                 yield
@@ -198,6 +211,8 @@ class TokenGuard:
             if not life.expired():
                 raise
             raise tokens.expired() from None
+
+    return guard
 
 
 def revoked(device_id: str) -> Unauthenticated:
@@ -208,8 +223,8 @@ def revoked(device_id: str) -> Unauthenticated:
     )
 
 
-def _bearer(context: Context) -> str:
-    for key, value in context.invocation_metadata() or ():
+def _bearer(metadata: Metadata) -> str:
+    for key, value in metadata:
         text = value if isinstance(value, str) else ""
         if key == "authorization" and text.lower().startswith(_BEARER):
             return text[len(_BEARER) :].strip()

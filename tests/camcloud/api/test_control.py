@@ -59,11 +59,16 @@ async def test_rules_are_parsed_beside_the_event_loop(
     assert threads[0] is not threading.main_thread()
 
 
-async def test_a_stranger_cannot_have_much_read(cloud: CloudHarness) -> None:
+async def test_a_request_is_bounded_and_a_strangers_is_not_even_read(cloud: CloudHarness) -> None:
     request = api_pb2.ApplyRulesRequest(fleet=FLEET, rules_yaml="x" * (5 << 20))
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await cloud.api_as(None).ApplyRules(request)
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    for stub, code in (
+        (cloud.api, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (cloud.api_as("camapi1_guess"), grpc.StatusCode.UNAUTHENTICATED),
+        (cloud.api_as(None), grpc.StatusCode.UNAUTHENTICATED),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ApplyRules(request)
+        assert caught.value.code() is code
 
 
 async def test_a_list_of_devices_takes_a_fixed_number_of_queries(cloud: CloudHarness) -> None:
