@@ -24,6 +24,9 @@ MAX_TRACKS: Final = 4096
 
 MAX_CODES: Final = 4096
 MAX_ATTRIBUTES: Final = 32
+MAX_CROPS: Final = 256
+"""Stills in one batch: each costs two syncs of the disk, and everybody waits for them."""
+
 MAX_CROP_BYTES: Final = 1 << 20
 
 _MAX_INTEGER: Final = 2**63 - 1
@@ -106,6 +109,8 @@ def _check_numbers(batch: DecodedBatch) -> None:
         raise DataCorrupted(f"a batch speaks of more than {MAX_TRACKS} tracks")
     if batch.embeddings.track_id.size > MAX_CODES:
         raise DataCorrupted(f"a batch has more than {MAX_CODES} codes")
+    if len(batch.crops) > MAX_CROPS:
+        raise DataCorrupted(f"a batch has more than {MAX_CROPS} stills")
     for crop in batch.crops:
         is_timed = abs(crop.timestamp_s - columns.timestamp_s[0]) <= _MAX_CROP_AGE_S
         is_placed = min(crop.track_id, crop.frame_index) >= 0

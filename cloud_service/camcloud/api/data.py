@@ -22,6 +22,9 @@ from camsdk.wire import event_to_message
 
 DEFAULT_PAGE = 100
 DEFAULT_TOP_K = 10
+MAX_KINDS = 100
+"""In a filter: each is a variable of the query, and databases bound those."""
+
 _MAX_COUNT = 2**63 - 1
 
 
@@ -198,6 +201,8 @@ def _span(since_s: float, until_s: float) -> tuple[float, float]:
 
 def _event_query(filter_: api_pb2.EventFilter) -> EventQuery:
     since_s, until_s = _span(filter_.since_s, filter_.until_s)
+    if len(filter_.kinds) > MAX_KINDS:
+        raise InvalidInput(f"{len(filter_.kinds)} kinds are too many", f"name up to {MAX_KINDS}")
     return EventQuery(
         fleet=filter_.fleet,
         device_id=filter_.device_id,

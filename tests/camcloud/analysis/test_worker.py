@@ -169,6 +169,7 @@ POISON: dict[str, Callable[[data_pb2.Batch], object]] = {
     "event out of order": lambda b: b.events.append(b.events[0]),
     "many attributes": _many_attributes,
     "many events": _many_events,
+    "many stills": lambda b: [b.crops.add(jpeg=JPEG, timestamp_s=1000.0) for _ in range(257)],
     "still of an event beyond 63 bits": _still_of_no_event,
     "negative frame": lambda b: setattr(b, "first_frame_index", -5),
     "still without time": lambda b: b.crops.add(jpeg=JPEG, timestamp_s=float("nan")),

@@ -263,6 +263,12 @@ async def test_what_is_lost_or_left_out_is_told_by_device(cloud: Cloud) -> None:
         ("ListEvents", api_pb2.ListEventsRequest(after_cursor=2**63), "INVALID_ARGUMENT", "cursor"),
         (
             "ListEvents",
+            api_pb2.ListEventsRequest(filter=api_pb2.EventFilter(kinds=map(str, range(101)))),
+            "INVALID_ARGUMENT",
+            "too many",
+        ),
+        (
+            "ListEvents",
             api_pb2.ListEventsRequest(filter=api_pb2.EventFilter(since_s=float("nan"))),
             "INVALID_ARGUMENT",
             "span",
