@@ -158,10 +158,7 @@ class DeviceShadow(DeviceGatewayServicer):
         last: Observation | None = None
         persisted_s = 0.0
         async for report in reports:
-            if report.ByteSize() > MAX_REPORT_BYTES:
-                raise InvalidInput(
-                    f"A report has {report.ByteSize()} bytes.", "report fewer metrics"
-                )
+            _check_report(report)
             reported = report.SerializeToString()
             self._presence.note_report(device.device_id, reported)
             seen = observation_of(device.device_id, report)
@@ -171,7 +168,7 @@ class DeviceShadow(DeviceGatewayServicer):
                 last = seen
                 if seen.progress in (Progress.GOOD, Progress.FAILED) and seen.update_digest:
                     await self._registry.forget_sealed(device.device_id, seen.update_digest)
-            elif now_s - persisted_s >= PERSIST_INTERVAL_S:
+            elif abs(now_s - persisted_s) >= PERSIST_INTERVAL_S:  # also after a clock was set back
                 keep = partial(
                     devices.record_report,
                     device_id=device.device_id,
@@ -185,20 +182,35 @@ class DeviceShadow(DeviceGatewayServicer):
             persisted_s = now_s
 
 
+def _check_report(report: device_pb2.DeviceReport) -> None:
+    """Refuses what is too large, or would draw in the terminal of whoever lists devices.
+
+    Blanks what is not printable in ``detail``, which may hold the words of another program.
+
+    Raises:
+        InvalidInput: See above.
+    """
+    if report.ByteSize() > MAX_REPORT_BYTES:
+        raise InvalidInput(f"A report has {report.ByteSize()} bytes.", "report fewer metrics")
+    report.detail = "".join(char if char.isprintable() else " " for char in report.detail)
+    texts = [value for _, value in report.ListFields() if isinstance(value, str)]
+    texts += [camera.camera_id for camera in report.cameras]
+    if not all(map(str.isprintable, [*texts, *report.metrics])):
+        raise InvalidInput("A report has a name that is not printable.")
+
+
 def observation_of(device_id: str, report: device_pb2.DeviceReport) -> Observation:
     """What rollouts need of a report; states that this release does not know count as busy.
 
-    Nothing that a device says is trusted: what is no digest is none, and what is not printable
-    could forge lines of the log that the detail ends up in.
+    Nothing that a device says is trusted: what is no digest is none.
     """
-    detail = report.detail[:_MAX_DETAIL_CHARS]
     return Observation(
         device_id=device_id,
         attempt=min(report.rollout_attempt, _MAX_ATTEMPT),
         progress=_PROGRESS.get(report.update_state, Progress.BUSY),
         update_digest=_digest(report.update_digest),
         running_digest=_digest(report.running_digest),
-        detail="".join(char if char.isprintable() else " " for char in detail),
+        detail=report.detail[:_MAX_DETAIL_CHARS],
     )
 
 

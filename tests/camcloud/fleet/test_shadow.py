@@ -307,13 +307,31 @@ async def test_numbers_and_digests_that_are_none_change_nothing(cloud: CloudHarn
     agent.say(
         update_state=GOOD,
         update_digest="../../models/x",
-        running_digest="\x1b[31m",
+        running_digest="no digest",
         rollout_attempt=2**64 - 1,
     )
     agent.reports.put_nowait(None)
     assert await asyncio.wait_for(agent.call.code(), 5) is grpc.StatusCode.OK
     fleet = await cloud.api.GetFleet(api_pb2.GetFleetRequest(name=FLEET))
     assert dict(fleet.devices_by_artifact) == {"none": 1}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"running_name": "\x1b[2J"},
+        {"rules_digest": "1\n2"},
+        {"metrics": {"\x07": 1.0}},
+        {"cameras": [device_pb2.CameraStatus(camera_id="\x1b]0;gate")]},
+    ],
+)
+async def test_names_that_draw_in_a_terminal_are_refused(
+    cloud: CloudHarness, fields: dict[str, object]
+) -> None:
+    agent = Agent(await cloud.enrol())
+    await agent.desired()
+    agent.say(**fields)
+    assert await asyncio.wait_for(agent.call.code(), 5) is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_report_out_of_bounds_ends_the_stream(cloud: CloudHarness) -> None:
