@@ -33,7 +33,8 @@ class BusLimits:
     Attributes:
         batches: A camera at its real pace sends five a second: an hour of one, a minute of sixty.
         size_bytes: Bounds the file when batches carry crops.
-        unsynced_bytes: Bounds the memory when the disk is slow.
+        unsynced_bytes: Bounds the memory when the disk is slow: once for the group that is being
+            written and once for the one that gathers meanwhile.
         lanes_per_device: A device begins a new epoch when it has lost its outbox: rarely.
     """
 
