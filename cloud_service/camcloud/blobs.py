@@ -69,6 +69,10 @@ class Blobs(Protocol):
         """Removes a blob; one that is not there is no error."""
         ...
 
+    def delete_below(self, prefix: str) -> None:
+        """Removes every blob whose key begins with ``prefix`` and a slash."""
+        ...
+
 
 def check_key(key: str) -> str:
     """Returns ``key`` if it follows the grammar.
@@ -139,6 +143,12 @@ class FsspecBlobs:
         place = self._place(key)
         if self._filesystem.isfile(place):
             self._filesystem.rm_file(place)
+
+    def delete_below(self, prefix: str) -> None:
+        """See :meth:`Blobs.delete_below`."""
+        place = self._place(prefix)
+        if self._filesystem.isdir(place):
+            self._filesystem.rm(place, recursive=True)
 
     def _place(self, key: str) -> str:
         return str(self._root / check_key(key))

@@ -124,6 +124,8 @@ class Registry:
 
     def _seal(self, key: str, device_id: str, digest: str, sealing_key: bytes) -> None:
         data = self._blobs.get(_model_key(digest))
+        # What was sealed for orders that the device never finished: one copy a device is enough.
+        self._blobs.delete_below(_sealed_folder(device_id))
         self._blobs.put(key, seal(data, sealing_key, device_id=device_id, digest=digest))
 
 
@@ -230,5 +232,9 @@ def _model_key(digest: str) -> str:
     return f"models/{digest}.cam"
 
 
+def _sealed_folder(device_id: str) -> str:
+    return f"sealed/{device_id}"
+
+
 def _sealed_key(device_id: str, digest: str) -> str:
-    return f"sealed/{device_id}/{digest}"
+    return f"{_sealed_folder(device_id)}/{digest}"

@@ -46,6 +46,16 @@ def test_what_is_not_there(blobs: Blobs) -> None:
     assert not blobs.exists(KEY)
 
 
+def test_all_below_a_prefix_goes_and_nothing_beside_it(blobs: Blobs) -> None:
+    for key in ("sealed/cam-1/a", "sealed/cam-1/b/c", "sealed/cam-10/a"):
+        blobs.put(key, b"x")
+    blobs.delete_below("sealed/cam-1")
+    blobs.delete_below("sealed/cam-1")
+    assert not blobs.exists("sealed/cam-1/a")
+    assert not blobs.exists("sealed/cam-1/b/c")
+    assert blobs.exists("sealed/cam-10/a")
+
+
 @pytest.mark.parametrize(
     "key",
     [

@@ -16,6 +16,7 @@ from support.embedded_cloud import FLEET, CloudHarness, TestDevice
 
 GOOD = device_pb2.UPDATE_STATE_GOOD
 FAILED = device_pb2.UPDATE_STATE_FAILED
+ROLLED_BACK = device_pb2.UPDATE_STATE_ROLLED_BACK
 RULES = """
 version: 1
 cameras:
@@ -152,6 +153,26 @@ async def test_an_artifact_comes_sealed_for_its_device_and_resumes(cloud: CloudH
     async with asyncio.timeout(5):
         while kept.exists():
             await asyncio.sleep(0.01)
+
+
+async def test_what_was_sealed_for_an_aborted_order_goes(cloud: CloudHarness) -> None:
+    models = [await cloud.push(cloud.signed_bundle(version=n)) for n in (1, 2)]
+    agent = Agent(await cloud.enrol())
+    await agent.desired()
+    folder = cloud.cloud.workspace.blobs_dir / "sealed" / "cam-1"
+    for model in models:
+        rollout = await deploy(cloud, model=model.digest)
+        assert (await agent.desired()).artifact_digest == model.digest
+        await fetch(agent.device, model.digest)
+        assert [path.name for path in folder.iterdir()] == [model.digest]
+        await cloud.api.ControlRollout(
+            api_pb2.ControlRolloutRequest(
+                rollout_id=rollout.rollout_id, action=api_pb2.ROLLOUT_ACTION_ABORT
+            )
+        )
+        back = await agent.desired()
+        agent.say(update_state=ROLLED_BACK, rollout_attempt=back.attempt)
+        await wait_for_end(cloud, rollout)
 
 
 async def test_pushing_again_mends_a_damaged_blob(cloud: CloudHarness) -> None:
