@@ -192,7 +192,9 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_BUNDLE_BYTES + 1)
     except OSError as error:
-        raise NotFound(f"{path} cannot be read: {error.strerror}") from error
+        raise NotFound(
+            f"{path} cannot be read: {error.strerror}", "give the path of a .cam file"
+        ) from error
     if len(data) > MAX_BUNDLE_BYTES:
         raise ResourceExhausted(f"{path} is larger than a bundle may be")
     return data

@@ -1,10 +1,23 @@
-"""The beginning of a recording, cut without encoding it again."""
+"""A recording for the demo: how long it is, and its beginning, cut without encoding it again."""
 
 from pathlib import Path
 
 import av
 
 from camsdk.errors import InvalidInput, SourceError
+
+
+def frame_count(path: Path) -> int:
+    """Frames of a recording as its container states them; 0 if it does not.
+
+    Raises:
+        SourceError: The file cannot be read as video.
+    """
+    try:
+        with av.open(str(path)) as container:
+            return int(container.streams.video[0].frames)
+    except (av.FFmpegError, IndexError, OSError) as error:
+        raise SourceError(f"{path} cannot be read as video", "name a recording") from error
 
 
 def cut_clip(source: Path, target: Path, seconds: float) -> Path:

@@ -17,13 +17,13 @@ from typing import Any, Final
 from camsdk import assets
 from camsdk.artifact import bundle, keys
 from camsdk.cli.demo.cameras import CameraPlan, MemoryWatch, enrol, read_status, start_agent
-from camsdk.cli.demo.clip import cut_clip
+from camsdk.cli.demo.clip import cut_clip, frame_count
 from camsdk.cli.demo.figures import SMALL_KINDS, DemoFigures, Latency, Memory
 from camsdk.cli.demo.h264 import EncodedClip, encode_clip
 from camsdk.cli.demo.processes import CamctlProcess, wait_until
 from camsdk.cli.demo.subscriber import Subscriber
 from camsdk.cli.extras import demand
-from camsdk.client import Client, Credentials, EventRecord, Model, RolloutStatus
+from camsdk.client import Client, Credentials, EventRecord, Model, Rollout, RolloutStatus
 from camsdk.errors import AlreadyExists, DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from camsdk.vision.results import LINE_CROSSED
 
@@ -34,6 +34,7 @@ LIVE_CAMERA: Final = "gate-2"
 _MARKER: Final = ".camctl-demo"
 _IDLE_SETTLE_S: Final = 1.5
 _STALL_S: Final = 60.0  # an agent that ships what is left needs seconds
+_ROLLOUT_S: Final = 120.0
 _PAGE: Final = 1000
 
 Say = Callable[[str, int, int], None]
@@ -95,6 +96,7 @@ def run_demo(options: DemoOptions, say: Say) -> DemoResult:
     """
     demand("sqlalchemy", "faiss", "onnx")
     video = options.video or assets.pull("vtest.avi", on_progress=_counter(say, "fetching clip"))
+    frame_count(video)  # what is no video is said before anything is started
     _prepare_folder(options.out)
     started = time.monotonic()
     clip = video
@@ -188,9 +190,21 @@ def _deploy_and_watch(
         idle_bytes = sum(agent.rss_bytes().values())
         with MemoryWatch(agent) as watch:
             rollout = client.deploy(model.reference, fleet=FLEET)
-            rollout.wait(lambda status: say(str(status), 0, 0), timeout_s=120.0)
+            _wait_for_rollout(rollout, agent, say)
             _follow_to_end(agent, plan, say)
     return Watched(plan, read_status(plan), Memory.of(idle_bytes, watch.samples)), rollout.status
+
+
+def _wait_for_rollout(rollout: Rollout, agent: CamctlProcess, say: Say) -> None:
+    """Until it has ended; an agent that has given up says why, instead of a rollout that waits."""
+
+    def has_ended() -> bool:
+        agent.check_running()
+        status = rollout.refresh()
+        say(str(status), 0, 0)
+        return status.state.has_ended
+
+    wait_until(has_ended, _ROLLOUT_S, f"the end of rollout {rollout.rollout_id}")
 
 
 def _watch_live(client: Client, options: DemoOptions, video: Path, say: Say) -> Watched:
@@ -216,7 +230,7 @@ def _follow_to_end(
     agent: CamctlProcess, plan: CameraPlan, say: Say, stall_s: float = _STALL_S
 ) -> None:
     """Waits until the agent has read and shipped all, for as long as it gets on."""
-    total, done, changed_s = _frame_count(plan.source), -1, time.monotonic()
+    total, done, changed_s = frame_count(plan.source), -1, time.monotonic()
     while not agent.has_ended:
         before = done
         try:
@@ -232,13 +246,6 @@ def _follow_to_end(
             )
         say(f"{plan.device_id} is watching", done, total)
         time.sleep(0.25)
-
-
-def _frame_count(clip: Path) -> int:
-    import av
-
-    with av.open(str(clip)) as container:
-        return int(container.streams.video[0].frames)
 
 
 def _all_events(client: Client) -> tuple[EventRecord, ...]:
