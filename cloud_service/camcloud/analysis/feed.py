@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from camcloud.store import events
 from camcloud.store.database import Database
 from camcloud.store.events import EventQuery, StoredEvent
-from camsdk.errors import ResourceExhausted
+from camsdk.errors import InvalidInput, ResourceExhausted
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,17 @@ class EventFeed:
 
         Raises:
             ResourceExhausted: The caller is too slow, or too many follow already.
+            InvalidInput: The cursor lies beyond the log: it is of another store, or of one that was
+                restored. To wait for it would leave events out silently.
         """
         with self._subscribed() as subscription:
-            cursor = await self._database.arun(events.last_cursor) if from_now else after_cursor
+            last = await self._database.arun(events.last_cursor)
+            if not from_now and after_cursor > last:
+                raise InvalidInput(
+                    f"the log of events ends at cursor {last}, before {after_cursor}",
+                    "the store was restored or begun anew: follow again from its start",
+                )
+            cursor = last if from_now else after_cursor
             is_live = from_now
             while not is_live:
                 # What is queued before the page is read, the page holds; so the queue starts anew.

@@ -11,7 +11,7 @@ from camcloud.analysis.feed import EventFeed, FeedLimits
 from camcloud.store import data_tables, events
 from camcloud.store.database import Database
 from camcloud.store.events import EventQuery, StoredEvent
-from camsdk.errors import ResourceExhausted
+from camsdk.errors import InvalidInput, ResourceExhausted
 from camsdk.vision.results import LINE_CROSSED, OUT_OF_BOUNDS, Event
 from camsdk.wire import ShippedEvent
 
@@ -63,6 +63,20 @@ async def take_into(got: list[StoredEvent], following: AsyncIterator[StoredEvent
     async with asyncio.timeout(10):
         async for stored in following:
             got.append(stored)
+
+
+async def test_a_cursor_of_another_store_is_refused_instead_of_waited_for(
+    database: Database,
+) -> None:
+    feed = EventFeed(database)
+    (stored,) = await Source(database, feed).emit(1)
+    with pytest.raises(InvalidInput, match="ends at cursor 1, before 2"):
+        await take(feed.follow(ALL, stored.cursor + 1), 1)
+    assert feed.subscriber_count == 0
+    waiting = asyncio.create_task(take(feed.follow(ALL, stored.cursor), 1))
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    waiting.cancel()
 
 
 async def test_what_is_stored_comes_first_then_what_is_new(database: Database) -> None:
