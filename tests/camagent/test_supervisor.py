@@ -123,7 +123,7 @@ def test_the_whole_way(
     assert not any(batch.crops for batch in batches), "no rule asks for a picture"
     # One frame more than the clip has: the closing one, which ends the last track.
     assert sum(batch.frame_count for batch in batches) == FRAMES + 1
-    assert {batch.model_digest for batch in batches} == {digest}
+    assert {batch.model_digest.hex() for batch in batches} == {digest}
     values = last.to_dict()
     assert values["totals"]["frames"] == FRAMES
     assert values["totals"]["detector_calls"] > 0

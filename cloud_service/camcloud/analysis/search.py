@@ -170,5 +170,7 @@ def _best_per_track(codes: I8, records: Mapping[int, CodeRecord]) -> list[Hit]:
     for place in order.tolist():
         record = found[place]
         similarity = float(np.clip(similarities[place], -1, 1))
-        hits.setdefault(record.track.key, Hit(record.track, record.timestamp_s, similarity))
+        # The code at a track's end is sent when the end is certain, a second after the last look.
+        taken_s = min(record.timestamp_s, record.track.sighting.last_timestamp_s)
+        hits.setdefault(record.track.key, Hit(record.track, taken_s, similarity))
     return list(hits.values())

@@ -149,8 +149,8 @@ class Batch(_message.Message):
     """bytes of one code"""
     embeddings: _builtins.bytes
     """camsdk.wire.columns: track ids, frames, reasons, int8 codes"""
-    model_digest: _builtins.str
-    """artifact that saw these frames, "" without one"""
+    model_digest: _builtins.bytes
+    """sha256 of the artifact that saw these frames, empty without one"""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]: ...
     @_builtins.property
@@ -174,7 +174,7 @@ class Batch(_message.Message):
         embeddings: _builtins.bytes = ...,
         events: _abc.Iterable[Global___Event] | None = ...,
         crops: _abc.Iterable[Global___Crop] | None = ...,
-        model_digest: _builtins.str = ...,
+        model_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -168,7 +168,7 @@ def encode_batch(
         crops: Stills that rules asked for.
 
     Raises:
-        InvalidInput: No results, or a mix of frame sizes or models.
+        InvalidInput: No results, a mix of frame sizes or models, or a digest that is not hex.
     """
     if not results:
         raise InvalidInput("a batch needs at least one frame")
@@ -202,10 +202,18 @@ def encode_batch(
             )
             for crop in crops
         ],
-        model_digest=first.model_digest,
+        model_digest=_digest_bytes(first.model_digest),
     )
     payload: bytes = batch.SerializeToString()
     return payload
+
+
+def _digest_bytes(digest: str) -> bytes:
+    """Half the bytes of the hex form, in every batch."""
+    try:
+        return bytes.fromhex(digest)
+    except ValueError as error:
+        raise InvalidInput(f"the model's digest {digest[:80]!r} is not hex") from error
 
 
 def decode_batch(payload: bytes) -> DecodedBatch:
@@ -236,7 +244,7 @@ def decode_batch(payload: bytes) -> DecodedBatch:
         session=batch.session,
         width=batch.width,
         height=batch.height,
-        model_digest=batch.model_digest,
+        model_digest=batch.model_digest.hex(),
         tracks=tracks,
         embeddings=embeddings,
         events=tuple(event_from_message(message) for message in batch.events),

@@ -53,6 +53,16 @@ async def test_each_track_counts_once_by_its_best_code(plane: DataPlane) -> None
     assert hits[0].similarity > hits[1].similarity
 
 
+async def test_a_code_sent_at_the_end_counts_as_taken_at_the_last_look(plane: DataPlane) -> None:
+    wanted, camera = code(1), Camera()
+    await ship(plane, camera, {1: code(5)})
+    gone = [with_codes(r, {1: wanted}) for r in camera.frames(1, track_count=0)]
+    await publish(plane.bus, camera, camera.pack(gone))
+    await asyncio.wait_for(plane.drained(), 10)
+    (hit, *_) = await plane.search.find(wanted[None], 10)
+    assert hit.matched_timestamp_s == hit.track.sighting.last_timestamp_s == pytest.approx(1000.0)
+
+
 async def test_tracks_of_all_cameras_are_ranked_together(plane: DataPlane) -> None:
     wanted = code(1)
     await ship(plane, Camera("cam-1"), {1: near(wanted, 0.5)})

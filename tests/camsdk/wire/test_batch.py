@@ -56,7 +56,7 @@ def make_results(seed: int, frames: int = 12, most_tracks: int = 6) -> list[Fram
                 ),
                 events=events,
                 is_detected=bool(index % 2),
-                model_digest="d1",
+                model_digest="d1" * 32,
             )
         )
     return results
@@ -77,7 +77,7 @@ def test_round_trip(seed, frames, most_tracks):
         "gate",
         3,
         768,
-        "d1",
+        "d1" * 32,
     )
     assert tracks.frame_index.tolist() == [r.frame_index for r in results]
     assert np.allclose(tracks.timestamp_s, [r.timestamp_s for r in results], atol=1e-6, rtol=0)

@@ -9,10 +9,9 @@ from rich.table import Table
 
 from camsdk.cli.demo.h264 import EncodedClip
 
-SMALL_KINDS: Final = ("tracks", "embeddings")
-"""What is compared with video: boxes and appearance codes. Not in it are events, pictures, and the
-envelope of each batch (camera, model, counts), which is an eighth of what a busy camera ships;
-``ratio_to_h264_all`` has everything."""
+SMALL_KINDS: Final = ("tracks", "embeddings", "envelope")
+"""What is compared with video: boxes and appearance codes, with what names camera and model in each
+batch. ``ratio_to_h264_all`` has events and pictures too."""
 
 _MIB: Final = 1 << 20
 
@@ -77,7 +76,7 @@ class DemoFigures:
         events_by_kind: Stored in the cloud.
         bytes_by_kind: Shipped, as the cloud counted them.
         h264: The same clip as video.
-        ratio_to_h264: H.264 bytes over bytes of tracks and embeddings, envelopes apart.
+        ratio_to_h264: H.264 bytes over bytes of tracks, embeddings and their envelopes.
         ratio_to_h264_all: H.264 bytes over everything shipped.
         latency: Camera to subscriber at real pace.
         reconnects: Of the cameras' sources.
@@ -86,7 +85,7 @@ class DemoFigures:
         model: Name, digest and what was measured when it was made.
         model_digest_by_device: What each device says that it runs.
         rollout: Id, state and executions.
-        search: The query event and its best hits.
+        search: Query event, the picture cut from its frame, and the tracks that look like it.
         duration_s: Of the demo, downloads apart.
         files: What it left on disk.
     """
@@ -159,8 +158,8 @@ class DemoFigures:
             ("shipped", f"{shipped:,} bytes: {kinds}"),
             (
                 f"as H.264 crf {self.h264.crf} ({self.h264.preset})",
-                f"{self.h264.size_bytes:,} bytes: {self.ratio_to_h264:.0f} x tracks and"
-                f" embeddings, {self.ratio_to_h264_all:.0f} x everything shipped",
+                f"{self.h264.size_bytes:,} bytes: {self.ratio_to_h264:.0f} x boxes and"
+                f" codes, {self.ratio_to_h264_all:.0f} x everything shipped",
             ),
             ("camera to subscriber", delay),
             ("reconnects, dropped frames", f"{self.reconnects}, {self.dropped_frames}"),
@@ -171,6 +170,17 @@ class DemoFigures:
             ),
             ("model", f"{self.model['reference']}, sha256 {self.model['digest'][:12]}"),
             ("on each device", devices),
+            ("who looks like the first of them", self._look_alikes()),
             ("rollout", f"{self.rollout['rollout_id']}: {self.rollout['state']}"),
             ("took", f"{self.duration_s:.0f} s, downloads apart"),
         ]
+
+    def _look_alikes(self) -> str:
+        hits = self.search["hits"]
+        if not hits:
+            return "nobody was searched for"
+        shown = ", ".join(
+            f"{hit['camera_id']} track {hit['track_id']} ({hit['similarity']:.2f})"
+            for hit in hits[:3]
+        )
+        return f"{shown}; by {self.search['method']}"

@@ -17,7 +17,7 @@ from typing import Any, Final
 from camsdk import assets
 from camsdk.artifact import bundle, keys
 from camsdk.cli.demo.cameras import CameraPlan, MemoryWatch, enrol, read_status, start_agent
-from camsdk.cli.demo.clip import cut_clip, frame_count
+from camsdk.cli.demo.clip import cut_clip, cut_picture, frame_count
 from camsdk.cli.demo.figures import SMALL_KINDS, DemoFigures, Latency, Memory
 from camsdk.cli.demo.h264 import EncodedClip, encode_clip
 from camsdk.cli.demo.processes import CamctlProcess, wait_until
@@ -261,14 +261,19 @@ def _all_events(client: Client) -> tuple[EventRecord, ...]:
             return tuple(events)
 
 
-def _search(client: Client, events: tuple[EventRecord, ...]) -> dict[str, Any]:
-    """Who is where: the first person over the line, looked for on all cameras."""
-    query = next((e for e in events if e.kind == LINE_CROSSED), None)
-    if query is None:
-        return {"event": None, "hits": []}
-    found = client.search(event=query, top_k=5, fleet=FLEET)
+def _search(
+    client: Client, clip: Path, out: Path, events: tuple[EventRecord, ...]
+) -> dict[str, Any]:
+    """Who is where: a picture of the first person over the line, looked for on all cameras."""
+    crossed = (e for e in events if e.kind == LINE_CROSSED and e.camera_id == CAMERA and e.xyxy)
+    query = next(crossed, None)
+    if query is None or query.xyxy is None:
+        return {"event": None, "image": None, "method": "", "hits": []}
+    image = cut_picture(clip, query.frame_index, query.xyxy, out / "person.jpg")
+    found = client.search(image=image, top_k=5, fleet=FLEET)
     return {
         "event": query.event_id,
+        "image": str(image),
         "method": found.method,
         "hits": [asdict(hit) for hit in found],
     }
@@ -322,7 +327,7 @@ def _figures(
             "state": str(rollout.state),
             "executions": {row.device_id: str(row.state) for row in rollout.executions},
         },
-        search=_search(client, events),
+        search=_search(client, watched.plan.source, out, events),
         duration_s=round(time.monotonic() - started, 1),
         files={"folder": str(out), "cloud_data": str(out / "cloud")},
     )

@@ -7,15 +7,11 @@ passed on.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-
-from camsdk.errors import SourceError
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
@@ -66,29 +62,6 @@ class Cell:
     box: Box | None
     label: str
     rule: str
-
-
-def read_stills(path: Path, indices: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
-    """Decodes a recording and keeps the frames asked for.
-
-    Returns:
-        Frame index to RGB, uint8 (height, width, 3); indices past the end are missing.
-
-    Raises:
-        SourceError: The file cannot be read as video.
-    """
-    wanted, last = set(indices), max(indices, default=-1)
-    stills: dict[int, NDArray[np.uint8]] = {}
-    try:
-        with av.open(str(path)) as container:
-            for index, frame in enumerate(container.decode(video=0)):
-                if index > last:
-                    break
-                if index in wanted:
-                    stills[index] = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-    except (av.FFmpegError, IndexError, OSError) as error:
-        raise SourceError(f"{path} cannot be read as video") from error
-    return stills
 
 
 def draw_sheet(

@@ -6,8 +6,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from camsdk.cli.demo.clip import read_stills
 from camsdk.cli.demo.journey import CAMERA, FLEET, DemoOptions, DemoResult
-from camsdk.cli.demo.sheet import Cell, Overlay, draw_sheet, read_stills
+from camsdk.cli.demo.sheet import Cell, Overlay, draw_sheet
 from camsdk.cli.output import Output
 from camsdk.client import EventRecord
 from camsdk.vision.results import LINE_CROSSED, OUT_OF_BOUNDS
@@ -49,6 +50,7 @@ def show(output: Output, result: DemoResult, options: DemoOptions, sheet: Path) 
     where = f"--data {data}"
     output.line(f"  camctl events list --fleet {FLEET} {where}")
     if figures.search["event"]:
+        output.line(f"  camctl search --image {figures.search['image']} {where}")
         output.line(f"  camctl search --event {figures.search['event']} {where}")
     output.line(f"  camctl rollout show {figures.rollout['rollout_id']} {where}")
     output.line(f"  camctl device list {where}")
