@@ -188,9 +188,10 @@ class Agent:
 
     def _run_batch_clock(self) -> None:
         """Has batches leave in time: what would be due before the next look leaves now."""
-        while not self._stop.wait(_BATCH_POLL_S):
+        poll_s = max(_BATCH_POLL_S, self._config.outbox.batch_wait_s / 8)
+        while not self._stop.wait(poll_s):
             for worker in self._workers:
-                worker.flush_due(time.monotonic() + _BATCH_POLL_S)
+                worker.flush_due(time.monotonic() + poll_s)
 
     def _take(self, desired: Desired) -> None:
         """A wish of the cloud: rules at once, so that a new artifact runs under them."""
