@@ -126,14 +126,19 @@ def _counter(say: Say, what: str) -> Callable[[int, int], None]:
 
 def _prepare_folder(out: Path) -> None:
     """An empty folder; only what an earlier demo made is removed."""
-    if out.exists() and any(out.iterdir()):
-        if not (out / _MARKER).exists():
-            raise InvalidInput(
-                f"{out} holds files that no demo made", "name another folder with --out"
-            )
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / _MARKER).touch()
+    try:
+        if out.exists() and any(out.iterdir()):
+            if not (out / _MARKER).exists():
+                raise InvalidInput(
+                    f"{out} holds files that no demo made", "name another folder with --out"
+                )
+            shutil.rmtree(out)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / _MARKER).touch()
+    except OSError as error:
+        raise InvalidInput(
+            f"{out} cannot be used: {error.strerror}", "name another folder with --out"
+        ) from error
 
 
 def read_rules(path: Path | None) -> str:

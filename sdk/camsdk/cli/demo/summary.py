@@ -1,5 +1,7 @@
 """What the demo leaves for people: contact sheet, table, and what to try next."""
 
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from itertools import islice
@@ -40,20 +42,29 @@ def save_sheet(result: DemoResult, options: DemoOptions, *, has_stills: bool) ->
 
 def show(output: Output, result: DemoResult, options: DemoOptions, sheet: Path) -> None:
     """Prints the table and the commands to try next."""
-    figures, data = result.figures, options.out / "cloud"
+    figures, data, camctl = result.figures, options.out / "cloud", _camctl()
     output.draw(figures.table())
     output.line(f"Contact sheet: {sheet}")
     output.line("")
     output.line("Everything is still there. Start the cloud again on the demo's data:")
-    output.line(f"  camctl serve --data {data}")
+    output.line(f"  {camctl} serve --data {data}")
     output.line("and in another terminal:")
     where = f"--data {data}"
-    output.line(f"  camctl events list --fleet {FLEET} {where}")
+    output.line(f"  {camctl} events list --fleet {FLEET} {where}")
     if figures.search["event"]:
-        output.line(f"  camctl search --image {figures.search['image']} {where}")
-        output.line(f"  camctl search --event {figures.search['event']} {where}")
-    output.line(f"  camctl rollout show {figures.rollout['rollout_id']} {where}")
-    output.line(f"  camctl device list {where}")
+        output.line(f"  {camctl} search --image {figures.search['image']} {where}")
+        output.line(f"  {camctl} search --event {figures.search['event']} {where}")
+    output.line(f"  {camctl} rollout show {figures.rollout['rollout_id']} {where}")
+    output.line(f"  {camctl} device list {where}")
+
+
+def _camctl() -> str:
+    """How this shell can call it: by name where that finds it, else by its path."""
+    here = Path(sys.executable).with_name("camctl")
+    if shutil.which("camctl") == str(here) or not here.exists():
+        return "camctl"
+    folder = Path.cwd()
+    return str(here.relative_to(folder) if here.is_relative_to(folder) else here)
 
 
 def _pick(events: Sequence[EventRecord]) -> list[EventRecord]:
