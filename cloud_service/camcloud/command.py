@@ -28,7 +28,8 @@ The cloud serves. Stop it with Ctrl-C; it goes on from {data_dir} when started a
   API token   {admin_token_file}
 
 Next, in another terminal:
-{environment}  camctl token create --fleet park-a
+{environment}  camctl fleet create park-a
+  camctl token create --fleet park-a
   camctl agent enroll --token TOKEN
   camctl doctor"""
 

@@ -95,8 +95,15 @@ class CloudHarness:
         self.channels.append(channel)
         return CloudApiStub(channel)
 
+    async def have_fleet(self, fleet: str = FLEET) -> None:
+        """Makes the fleet unless it is there."""
+        listed = await self.api.ListFleets(api_pb2.ListFleetsRequest())
+        if fleet not in {item.name for item in listed.fleets}:
+            await self.api.CreateFleet(api_pb2.CreateFleetRequest(name=fleet))
+
     async def bootstrap_secret(self, fleet: str = FLEET) -> str:
-        """The secret of a new bootstrap token."""
+        """The secret of a new bootstrap token; the fleet is made unless it is there."""
+        await self.have_fleet(fleet)
         answer = await self.api.CreateBootstrapToken(
             api_pb2.CreateBootstrapTokenRequest(fleet=fleet)
         )

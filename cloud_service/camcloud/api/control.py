@@ -107,16 +107,13 @@ class ControlApi(CloudApiServicer):
     async def CreateBootstrapToken(
         self, request: api_pb2.CreateBootstrapTokenRequest, context: Context
     ) -> api_pb2.BootstrapToken:
-        """Tokens that each let one device enrol; a fleet that is not there yet is made."""
+        """Tokens that each let one device enrol into a fleet that there is."""
 
         def work(connection: Connection) -> tuple[tuple[str, ...], float]:
-            now_s = self._plane.clock()
-            known = {fleet.name for fleet in devices.list_fleets(connection)}
-            if request.fleet not in known:
-                devices.create_fleet(connection, request.fleet, "", now_s)
+            fleet = devices.find_fleet(connection, request.fleet).name
             lifetime_s = request.lifetime_s or tokens.DEFAULT_BOOTSTRAP_LIFETIME_S
             return tokens.create_bootstrap(
-                connection, request.fleet, request.count or 1, lifetime_s, now_s
+                connection, fleet, request.count or 1, lifetime_s, self._plane.clock()
             )
 
         made, expires_s = await self._database.arun(work)

@@ -97,7 +97,10 @@ def find_fleet(connection: Connection, name: str) -> FleetRow:
     """
     row = connection.execute(select(fleets).where(fleets.c.name == name)).one_or_none()
     if row is None:
-        raise NotFound(f"There is no fleet {name[:80]!r}.", "camctl fleet list shows all")
+        hint = "camctl fleet list shows all"
+        if _NAME.fullmatch(name):
+            hint += f"; camctl fleet create {name} makes it"
+        raise NotFound(f"There is no fleet {name[:80]!r}.", hint)
     return _fleet(row)
 
 
@@ -164,7 +167,7 @@ def add_device(
             labels=dict(labels),
             sealing_key=sealing_key,
             enrolled_timestamp_s=now_s,
-            last_seen_timestamp_s=now_s,
+            last_seen_timestamp_s=0.0,  # it has not connected yet
             is_revoked=False,
             revoked_reason="",
             desired_version=1,

@@ -12,6 +12,8 @@ from camsdk.vision.rules import Rules
 from support.embedded_cloud import FLEET, CloudHarness
 from support.store_rows import add_device
 
+NO_RULES = "version: 1\ncameras: {}\n"
+
 
 async def test_fleets_are_made_once_and_listed_by_name(cloud: CloudHarness) -> None:
     for name in ("park-b", "park-a"):
@@ -28,6 +30,19 @@ async def test_fleets_are_made_once_and_listed_by_name(cloud: CloudHarness) -> N
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await cloud.api.CreateFleet(api_pb2.CreateFleetRequest(name=name))
         assert caught.value.code() is code
+
+
+async def test_a_fleet_that_is_mistyped_is_not_made_by_the_way(cloud: CloudHarness) -> None:
+    for call, request in (
+        (cloud.api.CreateBootstrapToken, api_pb2.CreateBootstrapTokenRequest(fleet="park-z")),
+        (cloud.api.ApplyRules, api_pb2.ApplyRulesRequest(fleet="park-z", rules_yaml=NO_RULES)),
+        (cloud.api.CreateRollout, api_pb2.CreateRolloutRequest(fleet="park-z")),
+        (cloud.api.ListRollouts, api_pb2.ListRolloutsRequest(fleet="park-z")),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError, match="camctl fleet create park-z") as caught:
+            await call(request)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert not (await cloud.api.ListFleets(api_pb2.ListFleetsRequest())).fleets
 
 
 async def test_labels_are_set_and_removed(cloud: CloudHarness) -> None:
@@ -53,7 +68,7 @@ async def test_rules_are_parsed_beside_the_event_loop(
 
     monkeypatch.setattr(control, "parse_rules", watched)
     await cloud.api.CreateFleet(api_pb2.CreateFleetRequest(name=FLEET))
-    request = api_pb2.ApplyRulesRequest(fleet=FLEET, rules_yaml="version: 1\ncameras: {}\n")
+    request = api_pb2.ApplyRulesRequest(fleet=FLEET, rules_yaml=NO_RULES)
     assert (await cloud.api.ApplyRules(request)).device_count == 0
     assert len(threads) == 1
     assert threads[0] is not threading.main_thread()

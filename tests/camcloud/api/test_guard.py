@@ -111,7 +111,8 @@ async def test_the_wire_carries_reason_message_and_way_out(cloud: CloudHarness) 
         await cloud.api.GetFleet(api_pb2.GetFleetRequest(name="nowhere"))
     metadata = dict(caught.value.trailing_metadata())
     assert metadata["cam-reason"] == "not-found"
-    assert metadata["cam-hint-bin"] == b"camctl fleet list shows all"
+    hint = b"camctl fleet list shows all; camctl fleet create nowhere makes it"
+    assert metadata["cam-hint-bin"] == hint
 
 
 async def test_an_unknown_method_is_unimplemented(cloud: CloudHarness) -> None:

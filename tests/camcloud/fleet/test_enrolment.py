@@ -32,6 +32,7 @@ async def test_a_device_gets_a_certificate_with_the_clouds_names(cloud: CloudHar
     assert device.answer.artifact_trust_keys == b"".join(cloud.cloud.control.trust_keys)
     shown = await cloud.api.GetDevice(api_pb2.GetDeviceRequest(device_id="cam-7"))
     assert shown.hardware == HARDWARE
+    assert (shown.last_seen_timestamp_s, shown.is_connected) == (0.0, False), "it never connected"
     lifetime_s = shown.certificate_expires_timestamp_s - shown.enrolled_timestamp_s
     assert lifetime_s == pytest.approx(86_400, abs=10)
 
@@ -57,6 +58,7 @@ async def test_one_token_under_50_racers_makes_one_device(cloud: CloudHarness) -
 
 
 async def test_unknown_and_expired_tokens_are_refused(cloud: CloudHarness) -> None:
+    await cloud.have_fleet()
     answer = await cloud.api.CreateBootstrapToken(
         api_pb2.CreateBootstrapTokenRequest(fleet=FLEET, lifetime_s=0.05)
     )
