@@ -7,11 +7,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+from sqlalchemy import Connection
 from typing_extensions import override
 
 from camcloud.analysis.search import METHOD, Hit
 from camcloud.api.errors import Context
 from camcloud.data_plane import DataPlane
+from camcloud.fleet import devices
 from camcloud.store import crops, events, ingest, tracks
 from camcloud.store.events import EventQuery, StoredEvent
 from camcloud.store.tracks import StoredTrack, TrackQuery
@@ -42,18 +44,19 @@ class DataApi(CloudApiServicer):
     async def ListEvents(
         self, request: api_pb2.ListEventsRequest, context: Context
     ) -> api_pb2.ListEventsResponse:
-        """One page of stored events."""
+        """One page of stored events; NotFound for a fleet that there is not."""
         query = _event_query(request.filter)
         limit = _page_size(request.limit, events.MAX_PAGE)
-        found = await self._data.database.arun(
-            lambda connection: events.page(
-                connection,
-                query,
-                cursor=_cursor(request.after_cursor),
-                limit=limit,
-                newest_first=request.newest_first,
+        cursor = _cursor(request.after_cursor)
+
+        def work(connection: Connection) -> list[StoredEvent]:
+            _check_fleet(connection, query.fleet)
+            newest_first = request.newest_first
+            return events.page(
+                connection, query, cursor=cursor, limit=limit, newest_first=newest_first
             )
-        )
+
+        found = await self._data.database.arun(work)
         return api_pb2.ListEventsResponse(
             events=[_event_record(stored) for stored in found],
             next_cursor=found[-1].cursor if len(found) == limit else 0,
@@ -63,11 +66,17 @@ class DataApi(CloudApiServicer):
     async def TailEvents(
         self, request: api_pb2.TailEventsRequest, context: Context
     ) -> AsyncIterator[api_pb2.EventRecord]:
-        """Stored events after a cursor, then new ones as they come."""
+        """Stored events after a cursor, then new ones as they come.
+
+        Raises:
+            NotFound: There is no such fleet: nothing would ever come.
+        """
+        query = _event_query(request.filter)
+        await self._data.database.arun(lambda c: _check_fleet(c, query.fleet))
         # The headers go out at once: the caller knows that it follows before anything happens.
         await context.send_initial_metadata(())
         following = self._data.feed.follow(
-            _event_query(request.filter),
+            query,
             _cursor(request.after_cursor),
             from_now=request.from_now,
         )
@@ -104,8 +113,14 @@ class DataApi(CloudApiServicer):
     async def SearchAppearance(
         self, request: api_pb2.SearchAppearanceRequest, context: Context
     ) -> api_pb2.SearchAppearanceResponse:
-        """Tracks that look like a picture, an event's track or a code."""
+        """Tracks that look like a picture, an event's track or a code.
+
+        Raises:
+            NotFound: No such event or fleet.
+            InvalidInput: Nothing to search for, or no span of time.
+        """
         search = self._data.search
+        await self._data.database.arun(lambda c: _check_fleet(c, request.fleet))
         kind = request.WhichOneof("query")
         if kind == "image":
             codes = await search.codes_of_image(request.image)
@@ -175,6 +190,12 @@ class DataApi(CloudApiServicer):
             )
         )
         return api_pb2.ListTracksResponse(tracks=map(_track_record, found))
+
+
+def _check_fleet(connection: Connection, fleet: str) -> None:
+    """Raises NotFound if a filter names a fleet that there is not: a typo is no empty answer."""
+    if fleet:
+        devices.find_fleet(connection, fleet)
 
 
 def _page_size(limit: int, most: int) -> int:

@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from camcloud.api import messages
 from camcloud.api.errors import Context
+from camcloud.fleet.devices import find_fleet
 from camcloud.registry import Registry, find_model, list_models, references
 from camcloud.rollout import store
 from camcloud.rollout.plan import Rollout
@@ -73,9 +74,11 @@ class ReleaseApi(CloudApiServicer):
     async def ListRollouts(
         self, request: api_pb2.ListRolloutsRequest, context: Context
     ) -> api_pb2.ListRolloutsResponse:
-        """Rollouts, the newest first."""
+        """Rollouts, the newest first; NotFound for a fleet that there is not."""
 
         def work(connection: Connection) -> api_pb2.ListRolloutsResponse:
+            if request.fleet:
+                find_fleet(connection, request.fleet)
             names = references(connection)
             rows = store.load_all(connection, request.fleet)
             return api_pb2.ListRolloutsResponse(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import grpc
 import grpc.aio
@@ -16,6 +17,7 @@ from camproto.v1 import api_pb2, api_pb2_grpc
 from camsdk.vision.results import LINE_CROSSED, OUT_OF_BOUNDS, Event
 from camsdk.wire import Crop
 from support.data_plane import Camera, code, data_plane, publish, with_codes, with_events
+from support.store_rows import add_fleet
 
 JPEG = b"\xff\xd8\xff\xe0 picture"
 
@@ -29,6 +31,8 @@ class Cloud:
 @pytest.fixture
 async def cloud() -> AsyncIterator[Cloud]:
     async with data_plane() as plane:
+        for fleet in ("park-a", "park-b"):
+            plane.database.run(partial(add_fleet, name=fleet))
         server = make_server(None, API_OPTIONS)
         api_pb2_grpc.add_CloudApiServicer_to_server(DataApi(plane), server)
         port = server.add_insecure_port("127.0.0.1:0")
@@ -156,9 +160,23 @@ async def test_filters_narrow_the_list(cloud: Cloud) -> None:
         ({"kinds": [OUT_OF_BOUNDS, "other"]}, ["cam-1/7/2", "cam-2/7/1"]),
         ({"since_s": 1000.15}, ["cam-1/7/3"]),
         ({"until_s": 1000.05}, ["cam-1/7/1", "cam-2/7/1"]),
-        ({"fleet": "' OR 1=1 --"}, []),
+        ({"kinds": ["' OR 1=1 --"]}, []),
     ]:
         assert await listed(cloud, filter=api_pb2.EventFilter(**wanted)) == found
+
+
+@pytest.mark.parametrize("fleet", ["park-z", "' OR 1=1 --"])
+async def test_a_fleet_that_there_is_not_is_no_empty_answer(cloud: Cloud, fleet: str) -> None:
+    filter_ = api_pb2.EventFilter(fleet=fleet)
+    search = api_pb2.SearchAppearanceRequest(code=code(1).tobytes(), fleet=fleet)
+    for call in (
+        cloud.stub.ListEvents(api_pb2.ListEventsRequest(filter=filter_)),
+        cloud.stub.TailEvents(api_pb2.TailEventsRequest(filter=filter_)).read(),
+        cloud.stub.SearchAppearance(search),
+    ):
+        error = await refused(asyncio.wait_for(call, 5))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+        assert fleet in error.details()
 
 
 async def test_tailing_replays_then_goes_live(cloud: Cloud) -> None:
