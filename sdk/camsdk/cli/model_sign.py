@@ -116,7 +116,7 @@ def _show_release(cloud: Cloud, reference: str) -> None:
     from camsdk.artifact.manifest import Manifest, canonical_json
 
     release = cloud.client.get_model(reference)
-    manifest = Manifest.from_bytes(canonical_json(release.manifest))
+    manifest = Manifest.from_bytes(canonical_json(dict(release.manifest)))
     if cloud.out.is_json:
         cloud.out.json(release)
         return

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from camproto.v1 import api_pb2
+from camsdk.artifact.bundle import read_unverified
 from camsdk.cli.main import build_app
 from camsdk.cli.output import printable
+from support.artifacts import make_bundle
 from support.fake_api import START_S, FakeCloud
 
 from .conftest import Camctl
@@ -83,6 +85,8 @@ def test_devices(cloud: FakeCloud, camctl: Camctl) -> None:
     assert "camctl token create" in camctl("device", "list").err
     cloud.add_device("cam-1")
     assert "connected" in camctl("device", "list", "--fleet", "park-a").out
+    cloud.add_device("cam-new", is_connected=False)
+    assert "last seen never" in " ".join(camctl("device", "show", "cam-new").out.split())
     camctl("device", "label", "cam-1", "gate=north", "old=x")
     labelled = camctl("device", "label", "cam-1", "old-", "--json").json
     assert labelled["labels"] == {"gate": "north"}
@@ -186,6 +190,20 @@ def test_models(cloud: FakeCloud, camctl: Camctl, tmp_path: Path) -> None:
     assert "cpu-x86_64" in camctl("model", "list").out
     bundle.write_bytes(b"unsigned")
     assert camctl("model", "push", bundle, "--json").json["error"]["reason"] == "artifact-refused"
+
+
+@pytest.mark.parametrize("reference", ["tiny", "tiny:1"])
+def test_a_release_is_shown(cloud: FakeCloud, camctl: Camctl, reference: str) -> None:
+    manifest = read_unverified(make_bundle(None)).manifest
+    cloud.state.models[reference] = api_pb2.Model(
+        name="tiny", version="1", digest="d" * 64, manifest_json=manifest.to_bytes().decode()
+    )
+    shown = camctl("model", "show", reference)
+    assert shown.code == 0, shown.err
+    assert "tiny:1" in shown.out
+    assert "d" * 64 in shown.out
+    body = camctl("model", "show", reference, "--json").json
+    assert body["manifest"] == manifest.model_dump(mode="json")
 
 
 def test_rules(cloud: FakeCloud, camctl: Camctl, tmp_path: Path) -> None:
