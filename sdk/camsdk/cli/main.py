@@ -124,6 +124,8 @@ def main() -> None:
     """Runs ``camctl`` and exits."""
     # gRPC's core logs to standard error by itself; what it means is in our own errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # onnxruntime >= 1.29 sends usage data and keeps a folder for it; it reads this when imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     is_json = "--json" in sys.argv
     try:
         root_command()(prog_name="camctl")

@@ -40,6 +40,14 @@ def test_the_client_needs_no_terminal_packages() -> None:
     assert _python(program).strip() == "set()"
 
 
+def test_no_command_lets_onnxruntime_keep_usage_data(tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-m", "camsdk.cli.main", "doctor", "--json"]
+    outcome = subprocess.run(command, env=home, capture_output=True, text=True, check=False)
+    assert '"packages"' in outcome.stdout, outcome.stderr
+    assert [path for path in tmp_path.rglob("*") if "microsoft" in path.name.lower()] == []
+
+
 def test_version(camctl: Camctl) -> None:
     assert camctl("--version").out.startswith("camctl ")
 
