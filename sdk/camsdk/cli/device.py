@@ -22,6 +22,10 @@ def _state(device: "Device") -> str:
     return "connected" if device.is_connected else "away"
 
 
+def _last_seen(device: "Device") -> str:
+    return show_age(device.last_seen_timestamp_s) if device.last_seen_timestamp_s else "never"
+
+
 def _labels(device: "Device") -> str:
     return " ".join(f"{key}={value}" for key, value in sorted(device.labels.items()))
 
@@ -43,7 +47,7 @@ def list_devices(cloud: Cloud, fleet: FleetFilter = "") -> None:
                 row.reported.running_name or "-",
                 row.reported.update_state.value,
                 row.hardware,
-                show_age(row.last_seen_timestamp_s),
+                _last_seen(row),
                 _labels(row),
             )
             for row in devices
@@ -61,7 +65,7 @@ def _show(cloud: Cloud, device: "Device") -> None:
         {
             "device": device.device_id,
             "fleet": device.fleet,
-            "state": f"{_state(device)}, last seen {show_age(device.last_seen_timestamp_s)}",
+            "state": f"{_state(device)}, last seen {_last_seen(device)}",
             "hardware": device.hardware,
             "agent": reported.agent_version,
             "labels": _labels(device),
