@@ -59,11 +59,12 @@ def enroll(
 ) -> None:
     """Trade a one-time token for this device's certificate and keys."""
     from camagent.enrolment import enroll as enroll_device
-    from camagent.identity import expiry_text, load_identity, save_identity
+    from camagent.identity import expiry_text, load_identity, prepare_folder, save_identity
     from camagent.runtimes.base import local_hardware
     from camsdk.wire.tokens import decode_token
 
     folder = data or default_data_dir()
+    bootstrap = decode_token(token)
     if not is_replacing:
         try:
             present = load_identity(folder)
@@ -74,10 +75,9 @@ def enroll(
                 f"this device is enrolled as {present.device_id} in {folder}",
                 "use another --data, or --replace to give that identity up",
             )
+    prepare_folder(folder)
     endpoint = server.removeprefix("grpcs://")
-    identity = enroll_device(
-        decode_token(token), hardware=local_hardware(), endpoint=endpoint, name=name
-    )
+    identity = enroll_device(bootstrap, hardware=local_hardware(), endpoint=endpoint, name=name)
     save_identity(identity, folder)
     if is_json:
         result = {

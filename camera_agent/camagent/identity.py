@@ -27,7 +27,13 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from camagent.files import write_atomic
-from camsdk.errors import DataCorrupted, NotFound, PermissionDenied, ResourceExhausted
+from camsdk.errors import (
+    DataCorrupted,
+    InvalidInput,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+)
 
 FILE_NAME: Final = "identity.json"
 _OTHERS: Final = 0o077
@@ -174,6 +180,26 @@ def load_identity(data_dir: Path) -> Identity:
         ) from error
     check_certificate(identity)
     return identity
+
+
+def prepare_folder(data_dir: Path) -> None:
+    """Makes the folder of an identity, mode 0700, and proves that a file can be kept in it.
+
+    Called before a token is spent: it works once, and what it bought must find its place.
+
+    Raises:
+        InvalidInput: nothing can be written there.
+    """
+    probe = data_dir / f".{FILE_NAME}.probe"
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(probe, b"{}")
+        probe.unlink()
+    except OSError as error:
+        raise InvalidInput(
+            f"no identity can be kept in {data_dir}: {error.strerror}",
+            "name a folder that can be written with --data; the token has not been used",
+        ) from error
 
 
 def save_identity(identity: Identity, data_dir: Path) -> None:

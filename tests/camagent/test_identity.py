@@ -12,9 +12,10 @@ from camagent.identity import (
     check_certificate,
     load_identity,
     new_key,
+    prepare_folder,
     save_identity,
 )
-from camsdk.errors import DataCorrupted, NotFound, PermissionDenied
+from camsdk.errors import DataCorrupted, InvalidInput, NotFound, PermissionDenied
 from support.fake_cloud import Authority
 
 
@@ -93,3 +94,17 @@ def test_saving_replaces_as_a_whole(identity: Identity, tmp_path: Path) -> None:
     save_identity(dataclasses.replace(identity, endpoint="other:1"), tmp_path)
     assert load_identity(tmp_path).endpoint == "other:1"
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_a_prepared_folder_is_private_and_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "data"
+    prepare_folder(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "below"])
+def test_a_folder_that_takes_no_identity_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InvalidInput, match="the token has not been used"):
+        prepare_folder(tmp_path / "file" / name)

@@ -103,3 +103,17 @@ def test_enrolling_twice_needs_a_word(cloud: FakeCloud, tmp_path: Path) -> None:
     assert "--replace" in second.stderr
     third = enroll("--replace", "--name", "gate-10")
     assert json.loads(third.stdout)["device_id"] == "gate-10"
+
+
+def test_a_folder_that_cannot_be_written_costs_no_token(cloud: FakeCloud, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for folder in ("/proc/foo", str(tmp_path / "file"), str(tmp_path / "file" / "below")):
+        command = [sys.executable, "-m", "camsdk.cli.main", "agent", "enroll"]
+        run = subprocess.run(
+            [*command, "--data", folder, "--token", cloud.token],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert run.returncode == 1
+        assert run.stderr.startswith(f"camctl: no identity can be kept in {folder}: ")
+        assert "the token has not been used" in run.stderr
+    assert cloud.enrolments == []
