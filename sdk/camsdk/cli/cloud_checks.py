@@ -10,7 +10,7 @@ from camsdk.cli.moments import show_duration
 from camsdk.cli.profile import Target
 from camsdk.client import CloudStatus
 from camsdk.client.credentials import parse_endpoint
-from camsdk.errors import CamError, PermissionDenied, Unauthenticated
+from camsdk.errors import CamError, PermissionDenied, Unauthenticated, Unavailable
 
 TIMEOUT_S = 5.0
 SKEW_WARNING_S = 2.0
@@ -27,6 +27,8 @@ def cloud_checks(target: Target) -> list[Check]:
         server = target.resolve().server
         host, _, port = parse_endpoint(server).rpartition(":")
         ca_pem = target.credentials().ca_pem
+    except Unavailable as error:
+        return [Check("cloud", Verdict.FAILED, error.message, error.hint)]
     except CamError as error:
         return [Check("credentials", Verdict.FAILED, error.message, error.hint)]
     checks = [check_certificate(host.strip("[]"), int(port), ca_pem)]

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import inspect
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from camsdk.cli.output import Output
-from camsdk.errors import Unauthenticated
+from camsdk.errors import Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
     from camsdk.client import Client, Credentials
@@ -125,12 +126,19 @@ class Target:
         """The profile, with what the command line says put over it.
 
         Raises:
+            Unavailable: The data folder that was named has no running cloud. Its default address
+                is not tried: another cloud may have it.
             CamError: The config file is not valid or has no such profile.
         """
-        from camsdk.client.profiles import EMBEDDED, embedded_profile, find_profile
+        from camsdk.client.profiles import EMBEDDED, embedded_profile, find_profile, running_server
 
         config = os.environ.get("CAMCTL_CONFIG", "")
         if self.data is not None:
+            if not self.server and not running_server(self.data):
+                way_out = f"camctl serve --data {shlex.quote(str(self.data))}"
+                raise Unavailable(
+                    f"the cloud of {self.data} is not running", f"start it with `{way_out}`"
+                )
             profile = embedded_profile(self.data)
         else:
             profile = find_profile(self.profile, Path(config) if config else None)

@@ -73,17 +73,18 @@ def embedded_data_dir() -> Path:
 def embedded_profile(data_dir: Path | None = None) -> Profile:
     """The way to an embedded cloud by its data folder; nothing is checked yet."""
     folder = data_dir or embedded_data_dir()
-    return Profile(EMBEDDED, _address_in(folder), folder / "admin.token", folder / "pki" / "ca.pem")
+    server = running_server(folder) or DEFAULT_SERVER
+    return Profile(EMBEDDED, server, folder / "admin.token", folder / "pki" / "ca.pem")
 
 
-def _address_in(folder: Path) -> str:
-    """The address that a running cloud left, or the default one."""
+def running_server(folder: Path) -> str:
+    """The address that the cloud of a data folder left while it runs; empty if there is none."""
     try:
         ready = json.loads((folder / READY_FILE).read_text("utf-8"))
     except (OSError, ValueError):
-        return DEFAULT_SERVER
+        return ""
     address = ready.get("api") if isinstance(ready, dict) else None
-    return f"grpcs://{address}" if isinstance(address, str) and address else DEFAULT_SERVER
+    return f"grpcs://{address}" if isinstance(address, str) and address else ""
 
 
 def find_profile(name: str = "", path: Path | None = None) -> Profile:

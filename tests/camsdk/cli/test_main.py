@@ -122,6 +122,40 @@ def test_a_cloud_that_is_named_is_shown_no_token_of_another(
     assert camctl("status", "--profile", "park").code == 0
 
 
+@pytest.mark.parametrize("is_typed", [True, False])
+def test_the_cloud_of_a_folder_that_is_down_is_not_looked_for_elsewhere(
+    camctl: Camctl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_typed: bool
+) -> None:
+    def connect(*_: object, **__: object) -> None:
+        raise AssertionError("an address was asked")
+
+    monkeypatch.setattr("camsdk.client.Client.__init__", connect)
+    folder = tmp_path / "my cloud"
+    folder.mkdir()
+    (folder / "admin.token").write_text(ADMIN)
+    if not is_typed:
+        monkeypatch.setenv("CAMCTL_DATA", str(folder))
+    said = ("--data", folder) if is_typed else ()
+    down = camctl("status", *said, "--json")
+    assert down.code == 1
+    assert down.json["error"] == {
+        "reason": "unavailable",
+        "message": f"the cloud of {folder} is not running",
+        "hint": f"start it with `camctl serve --data '{folder}'`",
+    }
+    checks = {row["name"]: row for row in camctl("doctor", *said, "--json").json["checks"]}
+    assert checks["cloud"]["verdict"] == "failed"
+    assert "is not running" in checks["cloud"]["detail"]
+
+
+def test_a_typed_profile_wins_over_the_environments_folder(
+    camctl: Camctl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CAMCTL_DATA", str(tmp_path))
+    assert "is not running" in camctl("status").err
+    assert "no profile is called 'nope'" in camctl("status", "--profile", "nope").err
+
+
 def _complete(camctl: Camctl, monkeypatch: pytest.MonkeyPatch, words: str) -> set[str]:
     monkeypatch.setenv("_CAMCTL_COMPLETE", "complete_zsh")
     monkeypatch.setenv("_TYPER_COMPLETE_ARGS", words)
