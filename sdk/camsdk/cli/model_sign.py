@@ -8,26 +8,34 @@ import typer
 
 from camsdk.cli.moments import show_moment
 from camsdk.cli.output import Output
-from camsdk.cli.profile import Cloud, JsonOption, cloud_command
+from camsdk.cli.profile import Cloud, DataOption, JsonOption, cloud_command, is_typed
 from camsdk.errors import ArtifactRefused, InvalidInput, NotFound, ResourceExhausted
 
 if TYPE_CHECKING:
     from camsdk.artifact.bundle import Contents
     from camsdk.artifact.manifest import Manifest
 
-BundleArgument = Annotated[Path, typer.Argument(help="A bundle (.cam), signed or a draft.")]
+BundleArgument = Annotated[
+    Path,
+    typer.Argument(exists=True, dir_okay=False, help="A bundle (.cam), signed or a draft."),
+]
 KeyOption = Annotated[
     Path | None,
     typer.Option(
         "--key",
         envvar="CAMCTL_SIGNING_KEY",
         metavar="PATH",
-        help="Ed25519 private key (PEM). Default: the embedded cloud's own.",
+        help="Ed25519 private key (PEM). Default: keys/signing.key of the embedded cloud, "
+        "the only one that its devices trust.",
     ),
 ]
 CreateOption = Annotated[
     bool,
-    typer.Option("--create-key", help="Make the key, and PATH.pub beside it, if there is none."),
+    typer.Option(
+        "--create-key",
+        help="Make the key of --key, and PATH.pub beside it, if there is none. "
+        "No cloud and no device trusts it.",
+    ),
 ]
 OutOption = Annotated[
     Path | None,
@@ -38,12 +46,19 @@ TrustOption = Annotated[
     typer.Option(
         "--trust",
         metavar="PATH",
+        exists=True,
+        dir_okay=False,
         help="Public key (PEM) of which one must have signed; may be repeated.",
     ),
 ]
 ModelArgument = Annotated[
     str, typer.Argument(help="A bundle (.cam), or NAME or NAME:VERSION in the registry.")
 ]
+
+_WHICH_KEY = (
+    "devices trust only the key of their cloud, DATA/keys/signing.key, which `camctl serve` makes: "
+    "name its folder with --data DATA"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -53,8 +68,10 @@ def register(app: typer.Typer) -> None:
 
 
 def sign(
+    context: typer.Context,
     path: BundleArgument,
     key: KeyOption = None,
+    data: DataOption = None,
     is_created: CreateOption = False,
     out: OutOption = None,
     is_json: JsonOption = False,
@@ -62,9 +79,10 @@ def sign(
     """Signs a bundle, in place of an earlier signature. Devices run what a trusted key signed."""
     from camsdk.artifact import bundle, keys
 
-    data = _read(path)
-    signing_key = keys.load_signing_key(_key_path(key, is_created=is_created))
-    signed = bundle.sign(data, signing_key)
+    if is_typed(context, "data") and not is_typed(context, "key"):
+        key = None  # CAMCTL_SIGNING_KEY is for another cloud
+    key_path = _key_path(key, data, is_created=is_created)
+    signed = bundle.sign(_read(path), keys.load_signing_key(key_path))
     contents = bundle.read_unverified(signed)
     _replace(out or path, signed)
     output = Output(is_json=is_json)
@@ -168,15 +186,15 @@ def _fields(manifest: "Manifest") -> dict[str, str]:
     }
 
 
-def _key_path(given: Path | None, *, is_created: bool) -> Path:
+def _key_path(given: Path | None, data_dir: Path | None, *, is_created: bool) -> Path:
     from camsdk.artifact import keys
     from camsdk.client.profiles import embedded_data_dir
 
-    path = given or embedded_data_dir() / "keys" / "signing.key"
+    path = given or (data_dir or embedded_data_dir()) / "keys" / "signing.key"
     if path.exists():
         return path
     if not is_created:
-        raise NotFound(f"there is no key {path}", "give --key, or make one with --create-key")
+        raise NotFound(f"there is no key {path}", _WHICH_KEY)
     if given is None:
         raise InvalidInput("--create-key needs --key", "say where the new key shall be")
     key = keys.generate_signing_key()

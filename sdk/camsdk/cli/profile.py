@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from camsdk.client.profiles import Profile
 
 PANEL = "Which cloud"
-_TYPED = "COMMANDLINE"  # the source of an option, as typer calls it
 _TARGET_OPTIONS = ("server", "token_file", "ca", "profile", "data")
 
 ServerOption = Annotated[
@@ -82,6 +81,12 @@ JsonOption = Annotated[
 ]
 
 
+def is_typed(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line, instead of in the environment or nowhere."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
     """Which cloud a command was told to use; empty fields are left to the profile.
@@ -109,8 +114,7 @@ class Target:
             context: Of the command: knows which options were typed.
             values: The shared options by the names of the fields.
         """
-        sources = {name: context.get_parameter_source(name) for name in values}
-        said = {name for name, source in sources.items() if source and source.name == _TYPED}
+        said = {name for name in values if is_typed(context, name)}
         if "data" in said:
             kept = {name: value for name, value in values.items() if name in said}
             return Target(**kept, has_own_token=True)

@@ -74,8 +74,9 @@ def test_sign_to_another_file_leaves_the_first(draft: Path, key: Path, tmp_path:
 
 def test_a_new_key_is_made_only_when_asked_for(draft: Path, tmp_path: Path) -> None:
     path = tmp_path / "new.key"
-    with pytest.raises(NotFound, match="--create-key"):
+    with pytest.raises(NotFound) as caught:
         run("sign", draft, "--key", path)
+    assert "devices trust only the key of their cloud" in caught.value.hint
     assert run("sign", draft, "--key", path, "--create-key")[0] == 0
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     public = keys.load_trust_keys([tmp_path / "new.key.pub"])
@@ -99,11 +100,34 @@ def test_the_default_key_is_the_embedded_clouds(
     assert run("sign", draft)[0] == 0
 
 
+def _clouds_key(data_dir: Path) -> str:
+    """Makes the key of an embedded cloud; returns its id."""
+    key = keys.generate_signing_key()
+    (data_dir / "keys").mkdir(parents=True)
+    keys.save_private_key(key, data_dir / "keys" / "signing.key")
+    return keys.key_id(keys.public_bytes(key))
+
+
+def test_the_key_of_a_named_cloud(
+    draft: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first_id, second_id = _clouds_key(first), _clouds_key(second)
+    assert json.loads(run("sign", draft, "--data", first, "--json")[1])["signer"] == first_id
+    monkeypatch.setenv("CAMCTL_DATA", str(second))
+    assert json.loads(run("sign", draft, "--json")[1])["signer"] == second_id
+    monkeypatch.setenv("CAMCTL_SIGNING_KEY", str(key))
+    own_id = keys.key_id(keys.public_bytes(keys.load_signing_key(key)))
+    assert json.loads(run("sign", draft, "--json")[1])["signer"] == own_id
+    typed = run("sign", draft, "--data", first, "--json")[1]
+    assert json.loads(typed)["signer"] == first_id, "the command line wins"
+    both = run("sign", draft, "--data", first, "--key", key, "--json")[1]
+    assert json.loads(both)["signer"] == own_id
+
+
 def test_what_cannot_be_signed(draft: Path, key: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotFound):
-        run("sign", tmp_path / "nothing.cam", "--key", key)
-    with pytest.raises(NotFound):
-        run("sign", tmp_path, "--key", key)
+    assert run("sign", tmp_path / "nothing.cam", "--key", key)[0] == 2
+    assert run("sign", tmp_path, "--key", key)[0] == 2
     with pytest.raises(InvalidInput, match="--out"):
         run("sign", draft, "--key", key, "--out", tmp_path / "no" / "folder.cam")
     cut = tmp_path / "cut.cam"
@@ -136,7 +160,10 @@ def test_an_unsigned_bundle_is_no_trusted_one(draft: Path, tmp_path: Path) -> No
 
 
 def test_trust_is_for_files(tmp_path: Path) -> None:
+    pub = tmp_path / "x.pub"
+    assert run("show", "tiny:1", "--trust", pub)[0] == 2
+    pub.touch()
     with pytest.raises(InvalidInput, match="for a file"):
-        run("show", "tiny:1", "--trust", tmp_path / "x.pub")
+        run("show", "tiny:1", "--trust", pub)
     with pytest.raises(NotFound):
         run("show", tmp_path / "nothing.cam")
