@@ -109,10 +109,13 @@ def _opened(path: Path) -> "av.container.InputContainer":
     try:
         container = av.open(str(path))
     except (av.error.FFmpegError, OSError) as error:
-        raise SourceError(f"{path} cannot be opened as a recording: {error}") from error
+        raise SourceError(
+            f"{path} cannot be opened as a recording: {error.strerror}",
+            "give a video file such as MP4, MKV or AVI",
+        ) from error
     if not container.streams.video:
         container.close()
-        raise SourceError(f"{path} holds no video")
+        raise SourceError(f"{path} holds no video", "give a video file such as MP4, MKV or AVI")
     return container
 
 
