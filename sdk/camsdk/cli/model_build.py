@@ -18,9 +18,18 @@ if TYPE_CHECKING:
 
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", "-o", metavar="PATH", help="The draft to write (.cam)."),
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="PATH",
+        help="The draft to write (.cam), over a file that is there. "
+        "Default: NAME-VERSION.cam, in this folder.",
+    ),
 ]
-DraftArgument = Annotated[Path, typer.Argument(help="An artifact (.cam), signed or a draft.")]
+DraftArgument = Annotated[
+    Path,
+    typer.Argument(exists=True, dir_okay=False, help="An artifact (.cam), signed or a draft."),
+]
 ClipOption = Annotated[
     Path | None,
     typer.Option(
@@ -31,8 +40,17 @@ ClipOption = Annotated[
     ),
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="Of the artifact.")]
+ImportVersionOption = Annotated[
+    int,
+    typer.Option("--version", min=1, help="Of the artifact; the registry takes each only once."),
+]
 VersionOption = Annotated[
-    int | None, typer.Option("--version", min=1, help="Of the artifact. Default: the next one.")
+    int | None,
+    typer.Option(
+        "--version",
+        min=1,
+        help="Of the artifact; the registry takes each only once. Default: the source's plus one.",
+    ),
 ]
 CalibrationOption = Annotated[
     int, typer.Option("--calibration", min=1, help="Frames to calibrate on, from the first third.")
@@ -67,7 +85,7 @@ def import_model(
         str, typer.Option("--input-size", metavar="WxH", help="Of its input; multiples of 32.")
     ] = "416x320",
     name: NameOption = None,
-    version: VersionOption = None,
+    version: ImportVersionOption = 1,
     out: OutOption = None,
     is_json: JsonOption = False,
 ) -> None:
@@ -80,7 +98,7 @@ def import_model(
         weights or assets.pull(f"{model.removesuffix('-g')}.bin"),
         size=_parse_size(size),
         name=name or f"{model}-fp32",
-        version=version or 1,
+        version=version,
     )
     path = _write(draft, out)
     _report(Output(is_json=is_json), draft, path, {})
@@ -140,7 +158,13 @@ def compress(
 def evaluate(
     candidate: DraftArgument,
     reference: Annotated[
-        Path, typer.Option("--against", help="The artifact whose boxes count as truth.")
+        Path,
+        typer.Option(
+            "--against",
+            exists=True,
+            dir_okay=False,
+            help="The artifact whose boxes count as truth.",
+        ),
     ],
     clip: ClipOption = None,
     evaluation: EvaluationOption = 50,
