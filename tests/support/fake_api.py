@@ -60,6 +60,7 @@ class State:
     devices: dict[str, api_pb2.Device] = field(default_factory=dict)
     models: dict[str, api_pb2.Model] = field(default_factory=dict)
     rollouts: dict[str, api_pb2.Rollout] = field(default_factory=dict)
+    rule_warnings: list[str] = field(default_factory=list)
     hits: list[api_pb2.AppearanceHit] = field(default_factory=list)
     tracks: list[api_pb2.TrackRecord] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
@@ -281,7 +282,9 @@ class _Api(api_pb2_grpc.CloudApiServicer):
         if "lines" not in request.rules_yaml:
             _abort(context, InvalidInput("line 1: no lines", "write some"))
         count = sum(row.fleet == request.fleet for row in self._state.devices.values())
-        return api_pb2.ApplyRulesResponse(rules_digest="d" * 64, device_count=count)
+        return api_pb2.ApplyRulesResponse(
+            rules_digest="d" * 64, device_count=count, warnings=self._state.rule_warnings
+        )
 
     def PushModel(self, request_iterator: Any, context: Any) -> api_pb2.Model:
         data = b"".join(part.data for part in request_iterator)
@@ -468,7 +471,7 @@ class FakeCloud:
             device_id=device_id,
             fleet=fleet,
             hardware="cpu-x86_64",
-            is_connected=True,
+            is_connected=fields.pop("is_connected", True),
             reported=device_pb2.DeviceReport(
                 running_name="detector:1",
                 update_state=device_pb2.UPDATE_STATE_GOOD,

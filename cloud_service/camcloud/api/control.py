@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection
 from typing_extensions import override
 
-from camcloud.api import messages
+from camcloud.api import messages, rule_check
 from camcloud.api.errors import Context
 from camcloud.api.guard import DeviceGuard
 from camcloud.fleet import certificates, devices, tokens
 from camcloud.fleet.devices import DeviceRow
 from camcloud.fleet.presence import Presence
 from camcloud.fleet.shadow import desired_of
-from camcloud.registry import references
+from camcloud.registry import find_model, references
 from camcloud.rollout.service import RolloutService
 from camcloud.store.database import Database
 from camproto.v1 import api_pb2
@@ -197,19 +197,29 @@ class ControlApi(CloudApiServicer):
         if len(request.rules_yaml) > MAX_RULES_BYTES:
             raise InvalidInput(f"Rules of {len(request.rules_yaml)} characters are too long.")
         # In a thread: YAML of this length takes a second or two.
-        digest = (await asyncio.to_thread(parse_rules, request.rules_yaml)).digest
+        rules = await asyncio.to_thread(parse_rules, request.rules_yaml)
+        presence = self._plane.presence
 
-        def work(connection: Connection) -> list[str]:
+        def work(connection: Connection) -> tuple[list[str], list[str]]:
             fleet = devices.find_fleet(connection, request.fleet)
-            if request.is_dry_run:
-                rows = devices.list_devices(connection, fleet.name)
-                return [row.device_id for row in rows if not row.is_revoked]
-            return devices.set_rules(connection, fleet.name, request.rules_yaml, digest)
+            members = [
+                row for row in devices.list_devices(connection, fleet.name) if not row.is_revoked
+            ]
+            if not request.is_dry_run:
+                devices.set_rules(connection, fleet.name, request.rules_yaml, rules.digest)
+            cameras = rule_check.reported_cameras(members, presence)
+            released = (
+                find_model(connection, fleet.release_digest) if fleet.release_digest else None
+            )
+            warnings = rule_check.warnings(rules, fleet.name, cameras, released)
+            return [row.device_id for row in members], warnings
 
-        device_ids = await self._database.arun(work)
+        device_ids, warnings = await self._database.arun(work)
         if not request.is_dry_run:
-            self._plane.presence.wake(device_ids)
-        return api_pb2.ApplyRulesResponse(rules_digest=digest, device_count=len(device_ids))
+            presence.wake(device_ids)
+        return api_pb2.ApplyRulesResponse(
+            rules_digest=rules.digest, device_count=len(device_ids), warnings=warnings
+        )
 
     def _named_device(self, connection: Connection, device_id: str) -> api_pb2.Device:
         row = devices.find_device(connection, device_id)

@@ -101,6 +101,12 @@ def fleet_message(
     )
 
 
+def last_report(device: DeviceRow, presence: Presence) -> device_pb2.DeviceReport:
+    """What a device last said, empty before it did."""
+    newest = presence.report_of(device.device_id)
+    return device_pb2.DeviceReport.FromString(device.reported if newest is None else newest)
+
+
 def device_message(
     device: DeviceRow,
     desired: device_pb2.DesiredState,
@@ -108,8 +114,6 @@ def device_message(
     presence: Presence,
 ) -> api_pb2.Device:
     """A device with both halves of its shadow."""
-    newest = presence.report_of(device.device_id)
-    reported = device_pb2.DeviceReport.FromString(device.reported if newest is None else newest)
     return api_pb2.Device(
         device_id=device.device_id,
         fleet=device.fleet,
@@ -120,7 +124,7 @@ def device_message(
         enrolled_timestamp_s=device.enrolled_timestamp_s,
         last_seen_timestamp_s=device.last_seen_timestamp_s,
         certificate_expires_timestamp_s=certificate_expires_timestamp_s,
-        reported=reported,
+        reported=last_report(device, presence),
         desired=desired,
     )
 

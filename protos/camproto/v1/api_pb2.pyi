@@ -1013,6 +1013,7 @@ class Device(_message.Message):
     is_revoked: _builtins.bool
     enrolled_timestamp_s: _builtins.float
     last_seen_timestamp_s: _builtins.float
+    """0: it has never connected"""
     certificate_expires_timestamp_s: _builtins.float
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
@@ -1201,17 +1202,23 @@ class ApplyRulesResponse(_message.Message):
 
     RULES_DIGEST_FIELD_NUMBER: _builtins.int
     DEVICE_COUNT_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     rules_digest: _builtins.str
     device_count: _builtins.int
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what the rules name that the fleet does not know, a sentence each"""
+
     def __init__(
         self,
         *,
         rules_digest: _builtins.str = ...,
         device_count: _builtins.int = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_count", b"device_count", "rules_digest", b"rules_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_count", b"device_count", "rules_digest", b"rules_digest", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,6 +35,8 @@ def apply(
         return
     verb = "would reach" if is_dry_run else "reach"
     cloud.out.line(f"rules {applied.rules_digest[:12]} {verb} {applied.device_count} devices")
+    for warning in applied.warnings:
+        cloud.out.note(f"note: {warning}")
 
 
 def _read(path: Path) -> str:

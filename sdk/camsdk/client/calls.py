@@ -254,7 +254,8 @@ def apply_rules(fleet: str, rules_yaml: str, is_dry_run: bool) -> Call[AppliedRu
     request = api_pb2.ApplyRulesRequest(fleet=fleet, rules_yaml=rules_yaml, is_dry_run=is_dry_run)
 
     def parse(answer: api_pb2.ApplyRulesResponse) -> AppliedRules:
-        return AppliedRules(answer.rules_digest, answer.device_count, is_dry_run)
+        warnings = tuple(answer.warnings)
+        return AppliedRules(answer.rules_digest, answer.device_count, is_dry_run, warnings)
 
     return Call("ApplyRules", request, parse)
 

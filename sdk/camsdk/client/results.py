@@ -265,6 +265,7 @@ class Device:
 
     Attributes:
         hardware: E.g. ``cpu-x86_64``; decides which artifacts it can run.
+        last_seen_timestamp_s: When it last reported, 0 while it has never connected.
         reported, desired: The two halves of its shadow.
     """
 
@@ -313,11 +314,14 @@ class AppliedRules:
 
     Attributes:
         device_count: Devices of the fleet that the rules reach.
+        warnings: What the rules name that the fleet does not know, a sentence each: cameras that
+            none of its devices has reported, classes that its released model does not have.
     """
 
     rules_digest: str
     device_count: int
     is_dry_run: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

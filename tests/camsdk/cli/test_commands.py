@@ -219,7 +219,14 @@ def test_rules(cloud: FakeCloud, camctl: Camctl, tmp_path: Path) -> None:
     camctl("fleet", "create", "park-b")
     assert "park-a, park-b" in camctl("rules", "apply", "-f", rules).err
     body = camctl("rules", "apply", "-f", rules, "--fleet", "park-b", "--json").json
-    assert body == {"rules_digest": "d" * 64, "device_count": 0, "is_dry_run": False}
+    fields = {"rules_digest": "d" * 64, "device_count": 0, "is_dry_run": False}
+    assert body == fields | {"warnings": []}
+    cloud.state.rule_warnings = ["no device has reported the camera yard"]
+    warned = camctl("rules", "apply", "-f", rules, "--fleet", "park-b")
+    assert warned.out.startswith("rules dddddddddddd reach")
+    assert warned.err == "note: no device has reported the camera yard\n"
+    body = camctl("rules", "apply", "-f", rules, "--fleet", "park-b", "--json").json
+    assert body["warnings"] == cloud.state.rule_warnings
     rules.write_text("zones: []\n")
     refused = camctl("rules", "apply", "-f", rules, "--fleet", "park-b")
     assert (refused.code, refused.out) == (1, "")
