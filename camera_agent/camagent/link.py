@@ -97,6 +97,11 @@ def cam_error(
             "enrol it again with a new token and --replace; what it has seen waits in its outbox",
         )
     details = error.details() or f"it answered {code}"
+    if is_answer and cls is Unauthenticated and identity is not None:
+        return Unauthenticated(
+            f"the cloud no longer accepts this device: {details}",
+            "enrol it again with a new token and --replace",
+        )
     if is_answer or cls is not Unavailable:
         return cls(details)
     return Unavailable(

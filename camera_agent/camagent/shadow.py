@@ -15,7 +15,7 @@ import grpc
 
 from camagent.link import Backoff, CloudLink
 from camproto.v1 import device_pb2
-from camsdk.errors import CamError, Unavailable
+from camsdk.errors import CamError, Unauthenticated, Unavailable
 
 _log = logging.getLogger(__name__)
 
@@ -135,6 +135,8 @@ class Shadow:
         self._is_due = False
         self._is_stopping = False
         self._call: grpc.Call | None = None
+        self._is_away = True  # until the log says otherwise
+        self._is_refused = False
         self.is_connected = False
         self.reconnects = -1
 
@@ -145,8 +147,7 @@ class Shadow:
             try:
                 self._run_stream(backoff)
             except CamError as error:
-                level = logging.WARNING if backoff.is_news(error) else logging.DEBUG
-                _log.log(level, "the cloud is not in reach: %s", error)
+                self._log_break(error, is_news=backoff.is_news(error))
                 with self._changed:
                     self._changed.wait_for(lambda: self._is_stopping, backoff.next_s())
 
@@ -174,8 +175,7 @@ class Shadow:
         try:
             for message in call:
                 backoff.reset()
-                self.is_connected = True
-                self._on_desired(_desired(message))
+                self._take(_desired(message))
         except grpc.RpcError as error:
             if not self._is_stopping:
                 raise self._link.explain(error) from error
@@ -189,6 +189,24 @@ class Shadow:
             with self._changed:
                 self._call = None
                 self._changed.notify_all()
+
+    def _take(self, desired: Desired) -> None:
+        self.is_connected = True
+        if self._is_away:
+            _log.info("connected to the cloud at %s", self._link.identity.endpoint)
+        self._is_away = False
+        self._is_refused = desired.is_revoked
+        self._on_desired(desired)
+
+    def _log_break(self, error: CamError, *, is_news: bool) -> None:
+        """One line a loss, whatever the attempts; a refused device is told so once, at its news."""
+        if isinstance(error, Unauthenticated):
+            _log.log(logging.DEBUG if self._is_refused else logging.ERROR, "%s", error)
+            self._is_refused = True
+        else:
+            what = "the cloud is not in reach" if self._is_away else "lost the cloud"
+            _log.log(logging.WARNING if is_news else logging.DEBUG, "%s: %s", what, error)
+        self._is_away = True
 
     def _reports(
         self, generation: int, ended: threading.Event

@@ -20,7 +20,7 @@ import grpc
 from camagent.link import Backoff, CloudLink
 from camagent.outbox import Outbox
 from camproto.v1 import device_pb2
-from camsdk.errors import CamError, DataCorrupted, Unavailable
+from camsdk.errors import CamError, DataCorrupted, Unauthenticated, Unavailable
 
 _log = logging.getLogger(__name__)
 
@@ -150,7 +150,9 @@ class Uploader:
             try:
                 self._run_stream(backoff)
             except CamError as error:
-                level = logging.WARNING if backoff.is_news(error) else logging.DEBUG
+                # A refused device hears of it from the shadow, which has the same certificate.
+                is_told = isinstance(error, Unauthenticated) or not backoff.is_news(error)
+                level = logging.DEBUG if is_told else logging.WARNING
                 _log.log(level, "upload waits: %s", error)
                 with self._changed:
                     self._changed.wait_for(lambda: self._is_stopping, backoff.next_s())

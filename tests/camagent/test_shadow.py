@@ -1,5 +1,6 @@
 """Reports leave when something changes, wishes come in, and the stream comes back."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -112,6 +113,53 @@ def test_the_last_report_leaves_before_the_end(
     device.detail = "goodbye"
     device.stop()
     wait_until(lambda: cloud.last_report("gate-1").detail == "goodbye")
+
+
+def test_coming_and_going_are_one_line_each(
+    cloud: FakeCloud,
+    start: Callable[..., Device],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "camagent")
+    device = start()
+    wait_until(lambda: device.shadow.is_connected)
+    cloud.stop_gateway()
+    wait_until(lambda: "lost the cloud" in caplog.text)
+    before = device.shadow.reconnects
+    wait_until(lambda: device.shadow.reconnects >= before + 3)
+    cloud.start_gateway()
+    wait_until(lambda: device.shadow.is_connected, 6)
+    said = [record.getMessage().split(":")[0] for record in caplog.records]
+    connected = "connected to the cloud at 127.0.0.1"
+    assert said == [connected, "lost the cloud", connected]
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["while connected", "before"])
+def test_a_refused_device_is_told_so_once_and_not_called_out_of_reach(
+    is_told: bool,
+    cloud: FakeCloud,
+    start: Callable[..., Device],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING, "camagent")
+    if is_told:  # then the agent has said it already, at the wish
+        cloud.want("gate-1", is_revoked=True)
+        device = start()
+        wait_until(lambda: device.shadow.is_connected)
+        cloud.stop_gateway()
+        wait_until(lambda: not device.shadow.is_connected)
+        caplog.clear()
+        cloud.faults.is_rejecting = True
+        cloud.start_gateway()
+    else:
+        cloud.faults.is_rejecting = True
+        device = start()
+    before = device.shadow.reconnects
+    wait_until(lambda: device.shadow.reconnects >= before + 4, 8)
+    errors = [line.getMessage() for line in caplog.records if line.levelno == logging.ERROR]
+    assert len(errors) == (0 if is_told else 1)
+    assert all("new token and --replace" in text for text in errors)
+    assert is_told or "reach" not in caplog.text
 
 
 def test_every_update_state_is_known_to_the_protocol() -> None:

@@ -87,6 +87,7 @@ class Faults:
 
     Attributes:
         is_refusing: Every call ends with UNAVAILABLE.
+        is_rejecting: Every call ends with UNAUTHENTICATED, as for a revoked device.
         is_silent: Streams end at once and well, without an answer.
         is_not_acking: Batches are taken and never acknowledged.
         is_forgetting: Batches are refused with UNAVAILABLE, as by a cloud that dies on each.
@@ -99,6 +100,7 @@ class Faults:
     """
 
     is_refusing: bool = False
+    is_rejecting: bool = False
     is_silent: bool = False
     is_not_acking: bool = False
     is_forgetting: bool = False
@@ -396,6 +398,9 @@ class FakeCloud(device_pb2_grpc.DeviceGatewayServicer, device_pb2_grpc.Enrolment
     def _refuse_if_told(self, context: grpc.ServicerContext) -> None:
         if self.faults.is_refusing:
             context.abort(grpc.StatusCode.UNAVAILABLE, "the cloud is away")
+        if self.faults.is_rejecting:
+            context.set_trailing_metadata((("cam-reason", "unauthenticated"),))
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "its certificate is not in force")
 
 
 def _device(context: grpc.ServicerContext) -> str:
