@@ -26,11 +26,7 @@ from camsdk.errors import WIRE_ERRORS, CamError, InternalError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs an agent until it is told to stop or has nothing left to do; returns the exit code."""
     options = _parse(arguments)
-    logging.basicConfig(
-        level=options.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    _begin_log(options.log_level)
     stop = threading.Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:
@@ -61,6 +57,21 @@ def run_agent(config: AgentConfig, stop: threading.Event) -> AgentStatus:
         )
 
     return Agent(config, start_runtime).run(stop)
+
+
+def _begin_log(level: int) -> None:
+    """Our own words from ``level`` on; other packages speak of trouble only, unless all is asked.
+
+    A device has no screen: what it says at INFO (cloud, updates, cameras come and go) is all that
+    tells somebody at its journal what it is doing.
+    """
+    logging.basicConfig(
+        level=level if level <= logging.DEBUG else max(level, logging.WARNING),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for package in ("camagent", "camsdk"):
+        logging.getLogger(package).setLevel(level)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -170,16 +170,19 @@ class CameraWorker:
             if not self._wait_for_model(stop):
                 return
             self._session = self._next_session(key)
+            _log.info("camera %s: the recording begins", self.camera_id)
         source = open_source(self._settings, start_s=self._session.start_s)
         try:
-            self._run_pipeline(source, stop)
+            frame_count = self._run_pipeline(source, stop)
         finally:
             source.close()
         if self._is_recording and source.is_finished:
             self._outbox.finish_session(self.camera_id, self._session.session)
+            _log.info("camera %s: the recording ended, %d frames", self.camera_id, frame_count)
             self.is_finished = True
 
-    def _run_pipeline(self, source: Source, stop: threading.Event) -> None:
+    def _run_pipeline(self, source: Source, stop: threading.Event) -> int:
+        """Reads a source until it ends; returns how many frames it had."""
         batcher = Batcher(self._outbox, self.camera_id, self._session, self._config.outbox)
 
         def begin_session(presence: Presence) -> None:
@@ -213,6 +216,7 @@ class CameraWorker:
                 self._past_losses += batcher.losses
                 self._past += pipeline.stats()
                 self._zones = self._crops = self._pipeline = self._batcher = None
+        return pipeline.stats().frame_count
 
     def _next_session(self, source_key: str) -> Session:
         start_s = self._settings.start_time_s

@@ -110,7 +110,8 @@ def run(
     With --json the last figures are printed at the end.
     """
     arguments = [sys.executable, "-P", "-m", "camagent", "--config", str(config)]
-    arguments += ["--log-level", str(logging.getLogger().getEffectiveLevel())]
+    level = min(logging.INFO, logging.getLogger().getEffectiveLevel())
+    arguments += ["--log-level", str(level)]
     arguments += ["--json"] * is_json
     # The agent takes this process over: same pid, same signals, without the memory of camctl.
     environment = _LEAN | os.environ

@@ -117,6 +117,8 @@ class Agent:
             self._outbox.close()
             self._lock.release()
         self._raise_what_broke()
+        reason = "told to stop" if stop.is_set() else "all recordings are read and shipped"
+        _log.info("leaving: %s, %d batches wait for the cloud", reason, last.outbox.depth)
         return last
 
     def status(self) -> AgentStatus:
@@ -196,7 +198,9 @@ class Agent:
     def _take(self, desired: Desired) -> None:
         """A wish of the cloud: rules at once, so that a new artifact runs under them."""
         if desired.is_revoked and not self._is_revoked:
-            _log.error("the cloud has revoked this device: enrol it again with a new token")
+            _log.error(
+                "this device has been revoked: enrol it again with a new token and --replace"
+            )
         self._is_revoked = desired.is_revoked
         if desired.rules_yaml and desired.rules_digest != self._desired.rules_digest:
             if self._book.take(desired.rules_yaml):

@@ -99,6 +99,8 @@ class Updater:
     def run(self) -> None:
         """Starts what is on the device, then serves orders until :meth:`stop`."""
         self._restore()
+        if self.detector is None:
+            _log.info("waiting for a model: none runs on this device until the cloud orders one")
         while (desired := self._next_wish()) is not None:
             with suppress(_SupersededError):
                 self._serve_or_say_why(desired)
@@ -134,6 +136,7 @@ class Updater:
                 continue
             try:
                 self._put(self._load(self._open(slot.digest, is_rollback=True)))
+                _log.info("%s runs, as before", slot.reference)
                 break
             except CamError as error:
                 detail = f"{slot.reference} does not start: {error.message}"
@@ -172,6 +175,7 @@ class Updater:
         elif not digest:
             self._slots.clear(attempt)
             self._put(None)
+            _log.info("no model is to run: waiting for the next")
             self._tell("rolled_back", "", attempt)
         else:
             self._install_or_fail(desired)
@@ -182,24 +186,22 @@ class Updater:
             self._install(desired)
         except CamError as error:
             detail = str(error)
-            _log.error("%s is not installed: %s", desired.name or digest[:12], detail)
+            _log.error("%s failed: %s", _label(desired), detail)
             self._slots.discard(digest)
             self._slots.fail(digest, attempt, detail)
             self._tell("failed", digest, attempt, detail)
             return
-        _log.info("%s runs", desired.name or digest[:12])
-        self._tell("good", digest, attempt)
+        self._advance("good", desired)
 
     def _install(self, desired: Desired) -> None:
-        digest, attempt = desired.digest, desired.attempt
         bundle = self._obtain(desired)
-        slot = Slot(digest, bundle.manifest.name, bundle.manifest.version)
-        self._tell("canary", digest, attempt)
+        slot = Slot(desired.digest, bundle.manifest.name, bundle.manifest.version)
+        self._advance("canary", desired)
         detector = self._load(bundle, has_canary=True)
         try:
             if not self._is_wanted(desired):
                 raise _SupersededError
-            starts = self._slots.begin_trial(slot, attempt)
+            starts = self._slots.begin_trial(slot, desired.attempt)
             if starts > self._settings.max_trial_starts:
                 raise ArtifactRefused(
                     f"the agent died {starts - 1} times in {slot.reference}'s trial"
@@ -212,7 +214,7 @@ class Updater:
     def _try_live(self, desired: Desired, slot: Slot, detector: Detector) -> None:
         """The swap, the trial, and the way back if it fails."""
         old = self._swap(detector)
-        self._tell("trial", slot.digest, desired.attempt)
+        self._advance("trial", desired)
         try:
             if not watch_trial(
                 self._detect,
@@ -230,11 +232,11 @@ class Updater:
 
     def _obtain(self, desired: Desired) -> "Bundle":
         """The verified bundle: from its slot, or downloaded; a resumed download gets two tries."""
-        digest, attempt = desired.digest, desired.attempt
+        digest = desired.digest
         is_resumed = False
         if not self._slots.has(digest):
             is_resumed = self._download(desired)
-        self._tell("verifying", digest, attempt)
+        self._tell("verifying", digest, desired.attempt)
         try:
             return self._open(digest, is_rollback=desired.is_rollback)
         except (ArtifactRefused, DataCorrupted):
@@ -249,7 +251,7 @@ class Updater:
         """Fetches into the part file; returns whether an earlier attempt had begun it."""
         from camagent.fetch import fetch_artifact
 
-        self._tell("downloading", desired.digest, desired.attempt)
+        self._advance("downloading", desired)
         path = self._slots.part_path(desired.digest)
         is_resumed = path.exists()
         if not fetch_artifact(
@@ -294,6 +296,11 @@ class Updater:
         if detector is not None:
             detector.runtime.close()
 
+    def _advance(self, state: UpdateState, desired: Desired) -> None:
+        """A step of an order, for the log and for the cloud."""
+        _log.info("%s: %s", _label(desired), state)
+        self._tell(state, desired.digest, desired.attempt)
+
     def _tell(self, state: UpdateState, digest: str, attempt: int, detail: str = "") -> None:
         slots = self._slots.state
         running = self.detector
@@ -309,6 +316,10 @@ class Updater:
             previous_digest=next((other for other in others if other != running_digest), ""),
         )
         self._on_change()
+
+
+def _label(desired: Desired) -> str:
+    return desired.name or desired.digest[:12]
 
 
 def _order(desired: Desired) -> tuple[str, int]:

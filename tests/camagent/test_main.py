@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from camagent.identity import Identity
+from camproto.v1 import device_pb2
 from support.fake_cloud import FakeCloud
 from support.waiting import wait_until
 
@@ -63,6 +64,36 @@ def test_an_idle_agent_is_small_and_ends_cleanly(
     assert last["device_id"] == "gate-1"
     assert last["pid"] == process.pid
     assert last["rss_bytes"] <= IDLE_BUDGET_BYTES
+
+
+def test_the_log_tells_what_happens_and_no_password(
+    cloud: FakeCloud,
+    identity: Identity,
+    start: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,
+) -> None:
+    away = "rtsp://watcher:hush-hush@127.0.0.1:1/stream?token=hush-hush"
+    process = start(cameras=[{"id": "cam", "source": away}])
+    wait_until(lambda: cloud.last_report("gate-1").hardware != "", 20)
+    digest = cloud.add_bundle(b"no artifact at all")
+    cloud.want("gate-1", artifact_digest=digest, artifact_name="tiny:1", attempt=1)
+    failed = device_pb2.UPDATE_STATE_FAILED
+    wait_until(lambda: cloud.last_report("gate-1").update_state == failed, 10)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=10)
+    assert process.returncode == 0, errors
+    assert json.loads(output)["device_id"] == "gate-1"  # logs are elsewhere
+    lines = errors.splitlines()
+    for words in (
+        "waiting for a model",
+        "connected to the cloud at 127.0.0.1:",
+        "camera cam is offline",
+        "tiny:1: downloading",
+        "tiny:1 failed: ",
+        "leaving: told to stop",
+    ):
+        assert len([line for line in lines if words in line]) == 1, (words, errors)
+    assert "hush-hush" not in errors + output
 
 
 def test_only_what_an_agent_needs_is_loaded() -> None:

@@ -1,6 +1,7 @@
 """A whole agent against a cloud in memory: a block crosses a line, every event arrives once."""
 
 import dataclasses
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,6 +136,38 @@ def test_the_whole_way(
     assert report.cameras[0].is_finished
     assert report.cameras[0].frame_count == FRAMES
     assert report.metrics["rss_bytes"] > 1 << 20
+
+
+def test_the_log_tells_the_whole_way(
+    cloud: FakeCloud,
+    config: AgentConfig,
+    start: Callable[[AgentConfig], Life],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "camagent")
+    deploy(cloud)
+    start(config).wait()
+    for name, expected in {
+        "camagent.updater": [
+            "waiting for a model: none runs on this device until the cloud orders one",
+            "tiny:1: downloading",
+            "tiny:1: canary",
+            "tiny:1: trial",
+            "tiny:1: good",
+        ],
+        "camagent.camera": [
+            "camera cam: the recording begins",
+            f"camera cam: the recording ended, {FRAMES} frames",
+        ],
+        "camagent.supervisor": [
+            "leaving: all recordings are read and shipped, 0 batches wait for the cloud"
+        ],
+    }.items():
+        assert [r.getMessage() for r in caplog.records if r.name == name] == expected
+    caplog.clear()
+    start(config).wait()
+    assert "tiny:1 runs, as before" in caplog.text
+    assert "the recording was read before" in caplog.text
 
 
 def test_a_second_start_ships_nothing_twice(
