@@ -4,6 +4,10 @@ Every mistake in the file is one ``InvalidInput`` that names the field or the li
 refused: nothing here needs them, and a few lines of them expand to gigabytes.
 """
 
+import difflib
+import logging
+import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -18,7 +22,10 @@ from camagent.config import (
     RuntimeSettings,
     UpdateSettings,
 )
+from camagent.source.address import redact
 from camsdk.errors import InvalidInput
+
+_log = logging.getLogger(__name__)
 
 _MAX_CONFIG_BYTES: Final = 1 << 20  # an agent.yaml is a page; more is a mistake or an attack
 
@@ -37,12 +44,16 @@ T = TypeVar("T")
 def load_config(path: Path) -> AgentConfig:
     """Reads ``agent.yaml``; relative paths in it count from its folder.
 
+    A camera's password in a file that everybody may read is worth a warning, no more: whoever
+    mounts the file may have no say in its mode.
+
     Raises:
         InvalidInput: the file cannot be read or says something that is not understood.
     """
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_CONFIG_BYTES + 1)
+            is_public = bool(os.fstat(file.fileno()).st_mode & stat.S_IROTH)
     except OSError as error:
         raise InvalidInput(
             f"the configuration {path} cannot be read: {error.strerror}",
@@ -50,7 +61,14 @@ def load_config(path: Path) -> AgentConfig:
         ) from error
     if len(text) > _MAX_CONFIG_BYTES:
         raise InvalidInput(f"the configuration {path} is larger than 1 MiB", "shorten it")
-    return parse_config(text, path.resolve().parent)
+    config = parse_config(text, path.resolve().parent)
+    if is_public and any(_has_credentials(camera.source) for camera in config.cameras):
+        _log.warning("others may read a camera's credentials in %s: chmod 600 it", path)
+    return config
+
+
+def _has_credentials(source: str) -> bool:
+    return "://" in source and redact(source) != source
 
 
 def parse_config(text: str | bytes, base_dir: Path) -> AgentConfig:
@@ -78,14 +96,12 @@ def parse_config(text: str | bytes, base_dir: Path) -> AgentConfig:
 
 def _camera(item: object, base_dir: Path) -> CameraSettings:
     values = _mapping("a camera", item)
-    if "id" in values:
-        values["camera_id"] = values.pop("id")
     source = values.get("source")
     if isinstance(source, str) and "://" not in source:
         values["source"] = str(base_dir / Path(source).expanduser())
     if isinstance(values.get("tls_ca_file"), str) and values["tls_ca_file"]:
         values["tls_ca_file"] = str(base_dir / Path(values["tls_ca_file"]).expanduser())
-    return _build(CameraSettings, f"camera {values.get('camera_id', '?')}", values)
+    return _build(CameraSettings, f"camera {values.get('id', '?')}", values, {"camera_id": "id"})
 
 
 def _load_yaml(text: str | bytes) -> object:
@@ -118,20 +134,33 @@ def _mapping(what: str, value: object) -> dict[str, Any]:
     return dict(value)
 
 
-def _build(cls: Callable[..., T], where: str, raw: object) -> T:
-    """Makes a settings object, refusing unknown names and values of another type."""
+def _build(
+    cls: Callable[..., T], where: str, raw: object, written: Mapping[str, str] | None = None
+) -> T:
+    """Makes a settings object, refusing unknown names and values of another type.
+
+    ``written`` says which fields have another name in the file.
+    """
     values = _mapping(where, raw)
-    known = {item.name: item for item in fields(cast("Any", cls))}
+    written = written or {}
+    known = {written.get(item.name, item.name): item for item in fields(cast("Any", cls))}
+    checked = {}
     for name, value in values.items():
         if name not in known:
-            raise InvalidInput(
-                f"{where}: {name!r} is not a setting", f"known are {', '.join(sorted(known))}"
-            )
-        values[name] = _scalar(where, name, value, known[name].type)
+            raise _unknown_setting(where, name, sorted(known))
+        checked[known[name].name] = _scalar(where, name, value, known[name].type)
     for name, item in known.items():
         if name not in values and item.default is MISSING:
             raise InvalidInput(f"{where}: {name} is missing", "add it")
-    return cls(**values)
+    return cls(**checked)
+
+
+def _unknown_setting(where: str, name: str, known: list[str]) -> InvalidInput:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    guess = f"did you mean {nearest[0]}? " if nearest else ""
+    return InvalidInput(
+        f"{where}: {name!r} is not a setting", f"{guess}known are {', '.join(known)}"
+    )
 
 
 def _scalar(where: str, name: str, value: object, wanted: Any) -> object:

@@ -72,6 +72,61 @@ def test_a_mistake_is_named(change: tuple[str, str], word: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("change", "guess"),
+    [
+        (("source: clip.avi", "sorce: clip.avi"), "source"),
+        (("id: gate-1", "ids: gate-1"), "id"),
+        (("data_dir: state", "datadir: state"), "data_dir"),
+        (("trial_frames", "trial_frame"), "trial_frames"),
+    ],
+)
+def test_a_typo_is_answered_with_the_nearest_name(
+    change: tuple[str, str], guess: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_config(GOOD.replace(*change), tmp_path)
+    assert caught.value.hint.startswith(f"did you mean {guess}? known are ")
+    assert "camera_id" not in caught.value.hint, "the file calls it id"
+
+
+def test_a_name_like_no_other_gets_the_list_alone(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_config(GOOD.replace("pace: fast", "zzz: 1"), tmp_path)
+    assert caught.value.hint.startswith("known are allow_http, detect_every, id, ")
+
+
+def test_a_camera_without_a_name_is_told_the_word_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"camera \?: id is missing"):
+        parse_config(GOOD.replace("id: gate-2, ", ""), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "source", "is_warned"),
+    [
+        (0o644, "rtsp://user:hush@10.0.0.2/stream", True),
+        (0o644, "rtsp://10.0.0.2/stream?token=hush", True),
+        (0o640, "rtsp://user:hush@10.0.0.2/stream", False),
+        (0o644, "rtsp://10.0.0.2/stream", False),
+        (0o644, "clip@home.avi", False),
+    ],
+)
+def test_credentials_that_others_may_read_are_worth_one_warning(
+    mode: int,
+    source: str,
+    is_warned: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "agent.yaml"
+    camera = f"{{id: gate-3, source: '{source}'}}"
+    path.write_text(f"data_dir: .\ncameras: [{camera}, {camera.replace('gate-3', 'gate-4')}]\n")
+    path.chmod(mode)
+    load_config(path)
+    expected = [f"others may read a camera's credentials in {path}: chmod 600 it"]
+    assert [record.getMessage() for record in caplog.records] == (expected if is_warned else [])
+
+
+@pytest.mark.parametrize(
     "broken",
     [
         "source: rtsp://user:secret@10.0.0.2/a: b",
