@@ -143,9 +143,20 @@ def _peak_rss_bytes() -> int:
     return next((int(line[1]) * 1024 for line in lines if line[:1] == ["VmHWM:"]), 0)
 
 
-def write_status(status: AgentStatus, path: Path) -> None:
-    """Replaces the status file; a disk that fails costs the file, never the agent."""
-    try:
-        write_atomic(path, json.dumps(status.to_dict(), indent=1).encode(), mode=0o644)
-    except OSError as error:
-        _log.warning("the status file %s is not written: %s", path, error.strerror)
+class StatusFile:
+    """The figures on disk; a disk that fails costs the file, never the agent."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is_failing = False
+
+    def write(self, status: AgentStatus) -> None:
+        """Replaces the file; a failure is said once until it works again."""
+        try:
+            write_atomic(self._path, json.dumps(status.to_dict(), indent=1).encode(), mode=0o644)
+        except OSError as error:
+            if not self._is_failing:
+                _log.warning("the status file %s is not written: %s", self._path, error.strerror)
+            self._is_failing = True
+        else:
+            self._is_failing = False

@@ -26,7 +26,7 @@ from camagent.rulebook import RuleBook
 from camagent.runtimes.base import Runtime
 from camagent.shadow import Desired, Report, Shadow
 from camagent.slots import Slots
-from camagent.status import AgentStatus, ProcessFigures, write_status
+from camagent.status import AgentStatus, ProcessFigures, StatusFile
 from camagent.updater import Updater
 from camagent.upload import Uploader
 from camsdk import __version__
@@ -56,6 +56,7 @@ class Agent:
     def __init__(self, config: AgentConfig, start_runtime: Callable[[bytes], Runtime]) -> None:
         self._config = config
         self._startup_cpu_s = time.process_time()
+        self._status_file = StatusFile(config.status_file) if config.status_file else None
         self._status_due_s = float("-inf")
         self._stop = threading.Event()
         self._broken = ""
@@ -178,14 +179,14 @@ class Agent:
         if self._link.renew_if_due():
             self._uploader.wake()
             self._shadow.poke()
-        if self._config.status_file is not None and time.monotonic() >= self._status_due_s:
+        if self._status_file is not None and time.monotonic() >= self._status_due_s:
             self._status_due_s = time.monotonic() + _STATUS_S
             self._write_status()
 
     def _write_status(self) -> AgentStatus:
         status = self.status()
-        if self._config.status_file is not None:
-            write_status(status, self._config.status_file)
+        if self._status_file is not None:
+            self._status_file.write(status)
         return status
 
     def _run_batch_clock(self) -> None:
