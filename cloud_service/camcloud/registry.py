@@ -5,11 +5,12 @@ Invariants:
 - ``name:version`` is given to one content for ever; pushing the same bytes again changes nothing,
   but mends a blob that was damaged.
 - The bytes are in the blob store before the row exists.
-- A bundle leaves only sealed for one device; the sealed form is kept until the device runs or
-  refuses it, so that a download can resume at an offset.
+- A bundle leaves only if its bytes are still those that were signed, and sealed for one device; the
+  sealed form is kept until the device runs or refuses it, so that a download can resume.
 """
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,10 +23,12 @@ from camcloud.blobs import Blobs
 from camcloud.fleet.devices import find_device
 from camcloud.store.database import Database
 from camcloud.store.fleet_tables import models
-from camsdk.artifact.bundle import open_bundle
+from camsdk.artifact.bundle import Bundle, open_bundle
 from camsdk.artifact.envelope import seal
+from camsdk.artifact.keys import key_id
 from camsdk.artifact.manifest import Manifest, parse_reference
-from camsdk.errors import AlreadyExists, NotFound
+from camsdk.artifact.signature import BLOCK_BYTES, signer_of
+from camsdk.errors import AlreadyExists, ArtifactRefused, DataCorrupted, NotFound
 
 _HEX = frozenset("0123456789abcdef")
 _LOG = logging.getLogger(__name__)
@@ -65,6 +68,7 @@ class Registry:
 
     Args:
         trust_keys: Ed25519 public keys, 32 bytes each, of which one must have signed.
+        signing_hint: Says to whoever pushes what another key signed how to sign with a trusted one.
     """
 
     def __init__(
@@ -73,11 +77,13 @@ class Registry:
         blobs: Blobs,
         trust_keys: Sequence[bytes],
         *,
+        signing_hint: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._blobs = blobs
         self._trust_keys = tuple(trust_keys)
+        self._signing_hint = signing_hint
         self._clock = clock
         self._sealing = asyncio.Lock()
 
@@ -89,7 +95,7 @@ class Registry:
             ArtifactRefused: Not signed by a trusted key.
             AlreadyExists: Another content has that name and version.
         """
-        bundle = await asyncio.to_thread(open_bundle, data, self._trust_keys)
+        bundle = await asyncio.to_thread(self._verified, data)
         manifest, digest = bundle.manifest, bundle.digest
         taken = await self._database.arun(lambda connection: _same_name(connection, manifest))
         if taken is None or taken.digest == digest:  # again: its blob may have been lost or damaged
@@ -101,11 +107,23 @@ class Registry:
         _LOG.info("model %s is in the registry, digest %s", row.reference, digest)
         return row
 
+    def _verified(self, data: bytes) -> Bundle:
+        try:
+            return open_bundle(data, self._trust_keys)
+        except ArtifactRefused as error:
+            if signer_of(data[-BLOCK_BYTES:]) in self._trust_keys:
+                raise
+            # Not what is wrong with the bytes, but who signed them: that can be mended.
+            trusted = ", ".join(map(key_id, self._trust_keys))
+            hint = f"this cloud trusts {trusted}: {self._signing_hint or error.hint}"
+            raise ArtifactRefused(error.message, hint) from error
+
     async def sealed(self, device_id: str, digest: str) -> tuple[str, int]:
         """Blob key and size of a bundle encrypted for one device; made at first use.
 
         Raises:
             NotFound: No such device or model.
+            DataCorrupted: The stored bundle was damaged.
         """
         key = _sealed_key(device_id, digest)
         async with self._sealing:  # one at a time bounds the memory
@@ -124,6 +142,11 @@ class Registry:
 
     def _seal(self, key: str, device_id: str, digest: str, sealing_key: bytes) -> None:
         data = self._blobs.get(_model_key(digest))
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise DataCorrupted(
+                f"The registry's copy of {digest[:12]} is damaged.",
+                "push the same bundle again with camctl model push, then deploy again",
+            )
         # What was sealed for orders that the device never finished: one copy a device is enough.
         self._blobs.delete_below(_sealed_folder(device_id))
         self._blobs.put(key, seal(data, sealing_key, device_id=device_id, digest=digest))

@@ -206,7 +206,7 @@ def _open_control(workspace: Workspace, stack: AsyncExitStack) -> tuple[ControlP
         database=database,
         presence=presence,
         rollouts=RolloutService(database, presence),
-        registry=Registry(database, blobs, trust_keys),
+        registry=Registry(database, blobs, trust_keys, signing_hint=workspace.signing_hint),
         authority=CertificateAuthority.load_or_create(workspace.pki_dir),
         guard=DeviceGuard(database),
         trust_keys=trust_keys,

@@ -59,6 +59,12 @@ class Workspace:
                 "choose another with --data",
             ) from error
 
+    @property
+    def signing_hint(self) -> str:
+        """How to sign with the key that this cloud and its devices trust."""
+        key_path = self.keys_dir / "signing.key"
+        return f"camctl model sign FILE --data {self.folder} signs with its key, {key_path}"
+
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Holds the folder; the kernel lets go of it when the process dies.

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from camproto.v1 import api_pb2, device_pb2
 from camsdk.artifact.bundle import open_bundle
 from camsdk.artifact.envelope import unseal
+from camsdk.artifact.keys import generate_signing_key, key_id
 from camsdk.errors import ArtifactRefused
 from support.artifacts import make_bundle
 from support.embedded_cloud import FLEET, CloudHarness, TestDevice
@@ -173,6 +175,20 @@ async def test_what_was_sealed_for_an_aborted_order_goes(cloud: CloudHarness) ->
         back = await agent.desired()
         agent.say(update_state=ROLLED_BACK, rollout_attempt=back.attempt)
         await wait_for_end(cloud, rollout)
+
+
+async def test_a_blob_that_was_damaged_is_not_sealed(cloud: CloudHarness) -> None:
+    model = await cloud.push(cloud.signed_bundle())
+    (blob,) = (cloud.cloud.workspace.blobs_dir / "models").iterdir()
+    damaged = bytearray(blob.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    blob.write_bytes(damaged)
+    device = await cloud.enrol()
+    await deploy(cloud)
+    with pytest.raises(grpc.aio.AioRpcError, match="is damaged") as caught:
+        await fetch(device, model.digest)
+    assert caught.value.code() is grpc.StatusCode.DATA_LOSS
+    assert not (cloud.cloud.workspace.blobs_dir / "sealed" / "cam-1").exists()
 
 
 async def test_pushing_again_mends_a_damaged_blob(cloud: CloudHarness) -> None:
@@ -365,8 +381,6 @@ async def test_a_report_out_of_bounds_ends_the_stream(cloud: CloudHarness) -> No
 async def test_models_that_nobody_trusted_signed_or_that_change_are_refused(
     cloud: CloudHarness,
 ) -> None:
-    from camsdk.artifact.keys import generate_signing_key
-
     bundle = cloud.signed_bundle()
     model = await cloud.push(bundle)
     assert (await cloud.push(bundle)).digest == model.digest
@@ -385,3 +399,17 @@ async def test_models_that_nobody_trusted_signed_or_that_change_are_refused(
         assert caught.value.code() is code
     models = await cloud.api.ListModels(api_pb2.ListModelsRequest())
     assert [item.digest for item in models.models] == [model.digest]
+
+
+@pytest.mark.parametrize("key", [None, generate_signing_key()])
+async def test_whoever_pushes_what_is_not_signed_here_hears_which_key_to_use(
+    cloud: CloudHarness, key: Ed25519PrivateKey | None
+) -> None:
+    workspace = cloud.cloud.workspace
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cloud.push(make_bundle(key))
+    (trusted,) = cloud.cloud.control.trust_keys
+    hint = dict(caught.value.trailing_metadata())["cam-hint-bin"].decode()
+    assert hint.startswith(f"this cloud trusts {key_id(trusted)}: camctl model sign FILE")
+    assert f"--data {workspace.folder} " in hint
+    assert str(workspace.keys_dir / "signing.key") in hint
