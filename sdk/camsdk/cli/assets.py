@@ -53,7 +53,7 @@ def list_assets(is_json: JsonOption = False) -> None:
         out.json({"assets": rows})
         return
     out.table(
-        ("asset", "here", ">size", "from", "licence", "what"),
+        ("=asset", "here", ">size", "from", "licence", "what"),
         [
             (
                 asset.name,

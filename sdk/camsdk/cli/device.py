@@ -38,7 +38,7 @@ def list_devices(cloud: Cloud, fleet: FleetFilter = "") -> None:
         cloud.out.json({"devices": devices})
         return
     cloud.out.table(
-        ("device", "fleet", "state", "model", "update", "hardware", "last seen", "labels"),
+        ("=device", "=fleet", "state", "=model", "update", "hardware", "last seen", "labels"),
         [
             (
                 row.device_id,
@@ -83,7 +83,7 @@ def _show(cloud: Cloud, device: "Device") -> None:
 
 def _draw_cameras(cloud: Cloud, cameras: "Iterable[CameraStatus]") -> None:
     headings = (
-        "camera",
+        "=camera",
         "state",
         ">frames",
         ">dropped",

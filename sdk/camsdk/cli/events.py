@@ -79,7 +79,7 @@ def list_events(
         (show_moment(row.timestamp_s), row.kind, row.camera_id, describe(row), row.event_id)
         for row in found
     ]
-    headings = ("time", "kind", "camera", "what", "event")
+    headings = ("time", "=kind", "=camera", "what", "=event")
     cloud.out.table(headings, rows, "no events: `camctl events tail` shows them as they happen")
 
 

@@ -52,7 +52,7 @@ def list_fleets(cloud: Cloud) -> None:
         cloud.out.json({"fleets": fleets})
         return
     cloud.out.table(
-        ("fleet", ">devices", ">connected", "models", "description"),
+        ("=fleet", ">devices", ">connected", "models", "description"),
         [
             (row.name, row.device_count, row.connected_count, _artifacts(row), row.description)
             for row in fleets

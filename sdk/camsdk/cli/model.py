@@ -42,7 +42,7 @@ def list_models(
         cloud.out.json({"models": models})
         return
     cloud.out.table(
-        ("model", "hardware", ">size", "approved", "pushed", "digest"),
+        ("=model", "hardware", ">size", "approved", "pushed", "=digest"),
         [
             (
                 row.reference,

@@ -19,9 +19,12 @@ from camsdk.errors import WIRE_ERRORS, CamError, InternalError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.text import Text
 
 WIDE = 200
 """Columns when the output is no terminal: nothing is cut off for ``grep``."""
+_GAP = 3
+"""Columns between two of a table: a space on both sides of a line that is not drawn."""
 
 
 def jsonable(value: Any) -> Any:
@@ -55,6 +58,11 @@ def printable(text: object) -> str:
         char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}"
         for char in str(text)
     )
+
+
+def _pieces(cell: "Text", is_whole: bool) -> "list[Text]":
+    """What of a cell stays on one line: all of it, or each of its words."""
+    return [cell] if is_whole else list(cell.split(" "))
 
 
 class Output:
@@ -93,7 +101,9 @@ class Output:
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
         """Rows under headings; ``empty`` says what to do when there are none.
 
-        A heading that starts with ``>`` aligns its column to the right.
+        A heading that starts with ``>`` aligns its column to the right, one with ``=`` is of names
+        to copy: neither folds. Others fold between words. A table that needs more room than the
+        terminal has runs over its edge: a name in two pieces could not be copied.
         """
         from rich import box
         from rich.table import Table
@@ -104,17 +114,25 @@ class Output:
             self.note(empty)
             return
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for heading in columns:
-            is_right = heading.startswith(">")
+        needed = 0
+        for heading, column in zip(columns, zip(*cells, strict=True), strict=True):
+            is_whole = heading[:1] in (">", "=")
+            name = Text(heading[1:] if is_whole else heading)
+            pieces = [piece for cell in (name, *column) for piece in _pieces(cell, is_whole)]
+            min_width = max(piece.cell_len for piece in pieces)
+            needed += min_width + _GAP
             table.add_column(
-                heading.removeprefix(">"),
-                justify="right" if is_right else "left",
+                name,
+                justify="right" if heading.startswith(">") else "left",
                 overflow="fold",
-                no_wrap=is_right,
+                no_wrap=is_whole,
+                min_width=min_width,
             )
         for row in cells:
             table.add_row(*row)
-        self.console().print(table)
+        console = self.console()
+        console.width = max(console.width, needed)
+        console.print(table, crop=False)
 
     def fields(self, values: Mapping[str, object]) -> None:
         """Names and values below each other; empty values are left out."""

@@ -24,9 +24,9 @@ def list_rollouts(cloud: Cloud, fleet: FleetFilter = "") -> None:
         return
     cloud.out.table(
         (
-            "rollout",
-            "model",
-            "fleet",
+            "=rollout",
+            "=model",
+            "=fleet",
             "strategy",
             "state",
             "wave",
@@ -61,7 +61,7 @@ def show_status(cloud: Cloud, status: "RolloutStatus") -> None:
 
     cloud.out.draw(draw_rollout(status))
     cloud.out.table(
-        ("device", ">wave", "state", "failed", "from", "changed", "detail"),
+        ("=device", ">wave", "state", "failed", "=from", "changed", "detail"),
         [
             (
                 row.device_id,

@@ -50,7 +50,7 @@ def search(
         for hit in result
     ]
     cloud.out.table(
-        (">similarity", "camera", ">track", "from", "until", "device"),
+        (">similarity", "=camera", ">track", "from", "until", "=device"),
         rows,
         "nothing looks like it: widen --since and --until, or leave out --fleet",
     )

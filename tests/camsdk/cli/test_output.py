@@ -73,6 +73,21 @@ def test_wide_tables_are_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "none: make one\n"
 
 
+def test_names_stay_whole_in_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    name, time = "device-0123456789/" + "7" * 19 + "/12", "2026-05-01 08:00:00"
+    row = (time, "a person at the gate", name, name.upper(), 12345)
+    Output(is_json=False).table(("time", "what", "=event", "=model", ">size"), [row], "none")
+    printed = capsys.readouterr().out
+    for whole in (name, name.upper(), "12345", "person", "2026-05-01", "08:00:00"):
+        assert whole in printed
+    assert time not in printed, "what is no name folds"
+
+
 def test_fields_without_a_value_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     Output(is_json=False).fields({"name": "a", "empty": "", "none": None, "zero": 0})
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
