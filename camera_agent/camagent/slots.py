@@ -6,9 +6,13 @@
 
 Laws: ``good`` changes only to an artifact whose file is complete; a file is removed only after the
 state that needs it no more is durable. So a kill at any moment leaves one runnable artifact.
+
+Files without a readable state are leftovers: none runs until the cloud's next order names it, and
+they go at the latest once something is good. What a damaged state knew of least versions is lost.
 """
 
 import json
+import logging
 import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,6 +20,8 @@ from typing import Any, Final
 
 from camagent.files import sync_folder, write_atomic
 from camsdk.errors import DataCorrupted, InvalidInput, ResourceExhausted
+
+_log = logging.getLogger(__name__)
 
 _STATE: Final = "state.json"
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -89,6 +95,7 @@ class Slots:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._leftovers: frozenset[str] = frozenset()
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.state = self._load()
@@ -98,14 +105,22 @@ class Slots:
 
     def _load(self) -> SlotState:
         """A state that cannot be read counts as none: the cloud will say what to run."""
+        path = self._folder / _STATE
         try:
-            values: dict[str, Any] = json.loads((self._folder / _STATE).read_bytes())
+            values: dict[str, Any] = json.loads(path.read_bytes())
             return _state(values)
         except FileNotFoundError:
-            return SlotState()
+            pass
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            (self._folder / _STATE).rename(self._folder / f"{_STATE}.damaged")
-            return SlotState()
+            damaged = path.with_name(f"{_STATE}.damaged")
+            path.rename(damaged)
+            _log.error(
+                "what the artifacts are cannot be read, see %s: they wait for the cloud's next"
+                " order, and the least versions are forgotten",
+                damaged,
+            )
+        self._leftovers = frozenset(file.stem for file in self._folder.glob("*.sealed"))
+        return SlotState()
 
     def sealed_path(self, digest: str) -> Path:
         """File of an artifact, whether it exists or not.
@@ -132,6 +147,10 @@ class Slots:
     def has(self, digest: str) -> bool:
         """Whether the artifact is in a slot."""
         return digest in self._needed() and self.sealed_path(digest).exists()
+
+    def is_leftover(self, digest: str) -> bool:
+        """Whether its file is here but no state says that it was ever complete and good."""
+        return digest in self._leftovers
 
     def read(self, digest: str) -> bytes:
         """The sealed artifact, from its slot or from its finished download.
@@ -175,6 +194,7 @@ class Slots:
 
     def mark_good(self, slot: Slot, attempt: int) -> None:
         """The artifact has earned its place; the one before stays in the other slot."""
+        self._leftovers = frozenset()
         old = self.state
         previous = old.previous if old.good and old.good.digest == slot.digest else old.good
         self._save(
@@ -197,7 +217,10 @@ class Slots:
         self._save(SlotState(previous=old.good or old.previous, attempt=attempt, floors=old.floors))
 
     def discard(self, digest: str) -> None:
-        """Gives up the download of an artifact, if there can be one under that name."""
+        """Gives up an artifact's download or leftover, if there can be one under that name."""
+        if self.is_leftover(digest):
+            self._leftovers -= {digest}
+            self.forget(digest)
         if _DIGEST.fullmatch(digest):
             self.sealed_path(digest).with_suffix(".part").unlink(missing_ok=True)
 
@@ -216,7 +239,7 @@ class Slots:
     def _needed(self) -> set[str]:
         state = self.state
         slots = (state.good, state.previous, state.trial.slot if state.trial else None)
-        return {slot.digest for slot in slots if slot}
+        return {slot.digest for slot in slots if slot} | self._leftovers
 
     def _tidy(self) -> None:
         """Removes complete files that no slot needs; downloads under way stay."""

@@ -231,9 +231,12 @@ class Updater:
         self._close(old)
 
     def _obtain(self, desired: Desired) -> "Bundle":
-        """The verified bundle: from its slot, or downloaded; a resumed download gets two tries."""
+        """The verified bundle: from its slot, or downloaded.
+
+        What an earlier life has left, a download's part or a whole file, gets a second try.
+        """
         digest = desired.digest
-        is_resumed = False
+        is_resumed = self._slots.is_leftover(digest)
         if not self._slots.has(digest):
             is_resumed = self._download(desired)
         self._tell("verifying", digest, desired.attempt)

@@ -78,6 +78,34 @@ def test_a_damaged_state_counts_as_none(slots: Slots, tmp_path: Path) -> None:
     assert (tmp_path / "state.json.damaged").exists()
 
 
+def test_artifacts_without_a_state_wait_for_the_next_order(
+    slots: Slots, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(slots, A, 1)
+    install(slots, B, 2)
+    (tmp_path / "state.json").write_text("{")
+    assert Slots(tmp_path).has(B.digest)
+    assert "the least versions are forgotten" in caplog.text
+    again = Slots(tmp_path)  # nor does the next start take them away
+    assert again.has(A.digest)
+    assert again.is_leftover(B.digest)
+    again.fail(C.digest, 3, "another order failed")
+    assert again.read(B.digest) == B.digest.encode()
+    again.begin_trial(B, 4)
+    again.mark_good(B, 4)
+    assert files(tmp_path) == {"state.json", "state.json.damaged", f"{B.digest}.sealed"}
+    assert not again.is_leftover(B.digest)
+
+
+def test_a_leftover_that_is_no_good_goes(slots: Slots, tmp_path: Path) -> None:
+    install(slots, A, 1)
+    (tmp_path / "state.json").write_text("{")
+    again = Slots(tmp_path)
+    again.discard(A.digest)
+    assert not again.has(A.digest)
+    assert files(tmp_path) == {"state.json.damaged"}
+
+
 @pytest.mark.parametrize(
     "change",
     [

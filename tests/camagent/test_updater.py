@@ -374,6 +374,25 @@ def test_a_damaged_good_artifact_gives_way_to_the_one_before(
     assert again.detect.digest == second
 
 
+@pytest.mark.parametrize("is_file_whole", [True, False])
+def test_after_a_damaged_state_the_next_order_finds_the_file(
+    is_file_whole: bool, cloud: FakeCloud, start: Callable[..., Device], tmp_path: Path
+) -> None:
+    digest = cloud.add_bundle(make_artifact(cloud.signing_key, 1))
+    first = start()
+    install(first, digest, 1)
+    first.stop()
+    (tmp_path / "artifacts" / "state.json").write_text("{")
+    if not is_file_whole:
+        (tmp_path / "artifacts" / f"{digest}.sealed").write_bytes(b"damaged as well")
+    second = start()
+    wait_until(lambda: not second.updater.is_busy)
+    assert second.updater.report.state == "idle"
+    install(second, digest, 1)
+    assert second.detect.digest == digest
+    assert len(cloud.fetches) == (1 if is_file_whole else 2)
+
+
 def test_dying_in_every_trial_gives_the_artifact_up(
     cloud: FakeCloud, start: Callable[..., Device], tmp_path: Path
 ) -> None:
