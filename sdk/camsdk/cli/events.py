@@ -58,12 +58,17 @@ def list_events(
     since: SinceOption = None,
     until: UntilOption = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
-    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Start at the top.")] = False,
+    oldest_first: Annotated[
+        bool, typer.Option("--oldest-first", help="Start with the first that arrived.")
+    ] = False,
 ) -> None:
-    """Lists stored events, the newest first."""
+    """Lists stored events in the order in which they reached the cloud, the last first.
+
+    That is not the order of their times: a camera that was away delivers late.
+    """
     found, cursor = _pages(
         cloud,
-        limit,
+        limit if cloud.out.is_json else limit + 1,  # one more: are there more?
         fleet=fleet,
         device=device,
         camera=camera,
@@ -77,10 +82,16 @@ def list_events(
         return
     rows = [
         (show_moment(row.timestamp_s), row.kind, row.camera_id, describe(row), row.event_id)
-        for row in found
+        for row in found[:limit]
     ]
     headings = ("time", "=kind", "=camera", "what", "=event")
     cloud.out.table(headings, rows, "no events: `camctl events tail` shows them as they happen")
+    if len(found) > limit:
+        which = "first" if oldest_first else "last"
+        cloud.out.note(
+            f"only the {which} {limit} to arrive, there are more: --limit N shows N, --since, "
+            "--until and the other filters narrow"
+        )
 
 
 @cloud_command(app, "tail")
