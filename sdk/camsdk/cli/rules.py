@@ -29,7 +29,12 @@ def apply(
     --fleet may be left out while there is only one fleet.
     """
     text = _read(path)
-    applied = cloud.client.apply_rules(fleet or _only_fleet(cloud), text, is_dry_run=is_dry_run)
+    fleet = fleet or _only_fleet(cloud)
+    try:
+        applied = cloud.client.apply_rules(fleet, text, is_dry_run=is_dry_run)
+    except InvalidInput as error:
+        hint = error.hint or f"mend {_name(path)}, then check it with --dry-run"
+        raise InvalidInput(error.message, hint) from error
     if cloud.out.is_json:
         cloud.out.json(applied)
         return
@@ -39,11 +44,18 @@ def apply(
         cloud.out.note(f"note: {warning}")
 
 
+def _name(path: Path) -> str:
+    return "the rules" if str(path) == "-" else str(path)
+
+
 def _read(path: Path) -> str:
     try:
         return sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
+        raise typer.BadParameter(
+            f"{path} cannot be read: {error.strerror}; give a file, or - for standard input",
+            param_hint="--file",
+        ) from error
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path} is not UTF-8 text", "rules are YAML, see the docs") from error
 

@@ -1,6 +1,8 @@
 """Every command group against a fake cloud: tables for people, JSON for programs, exit codes."""
 
+import io
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from camproto.v1 import api_pb2
 from camsdk.artifact.bundle import read_unverified
 from camsdk.cli.main import build_app
 from camsdk.cli.output import printable
+from camsdk.errors import InvalidInput
 from support.artifacts import make_bundle
 from support.fake_api import START_S, FakeCloud
 
@@ -111,6 +114,12 @@ def test_events(cloud: FakeCloud, camctl: Camctl) -> None:
         )
     listed = camctl("events", "list")
     assert listed.out.count("person #7 at entry (direction in)") == 3
+    assert "there are more" not in listed.err
+    cut = camctl("events", "list", "--limit", "2")
+    assert cut.out.count("person #7") == 2
+    assert "only the last 2 to arrive, there are more: --limit N" in cut.err
+    assert "only the first 2" in camctl("events", "list", "--limit", "2", "--oldest-first").err
+    assert "there are more" not in camctl("events", "list", "--limit", "3").err
     page = camctl("events", "list", "--limit", "2", "--json").json
     assert [row["cursor"] for row in page["events"]] == [30, 20]
     assert page["next_cursor"] == 20
@@ -233,7 +242,28 @@ def test_rules(cloud: FakeCloud, camctl: Camctl, tmp_path: Path) -> None:
     assert "line 1" in refused.err
     rules.write_bytes(b"\xff\xfe")
     assert "not UTF-8" in camctl("rules", "apply", "-f", rules, "--fleet", "park-b").err
-    assert "cannot be read" in camctl("rules", "apply", "-f", tmp_path / "no", "--fleet", "x").err
+    assert camctl("rules", "apply", "-f", tmp_path / "no", "--fleet", "x").code == 2
+    assert camctl("rules", "apply", "-f", tmp_path, "--fleet", "x").code == 2
+
+
+def test_wrong_rules_are_refused_with_a_way_out(
+    cloud: FakeCloud, camctl: Camctl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise InvalidInput("line 3: a line needs a name")
+
+    monkeypatch.setattr("camsdk.client.Client.apply_rules", refuse)
+    rules = tmp_path / "rules.yaml"
+    rules.touch()
+    refused = camctl("rules", "apply", "-f", rules, "--fleet", "park-b", "--json")
+    assert refused.code == 1
+    assert refused.json["error"]["message"] == "line 3: a line needs a name"
+    assert f"mend {rules}, then check it with --dry-run" in refused.json["error"]["hint"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("lines"))
+    assert "mend the rules, then" in camctl("rules", "apply", "-f", "-", "--fleet", "park-b").err
+    if os.geteuid() != 0:
+        rules.chmod(0)
+        assert camctl("rules", "apply", "-f", rules, "--fleet", "park-b").code == 2
 
 
 def test_status(cloud: FakeCloud, camctl: Camctl) -> None:
