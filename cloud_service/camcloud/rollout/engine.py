@@ -17,6 +17,7 @@ clock which is set does not end or delay them. One that goes back only makes a t
 """
 
 import enum
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -283,10 +284,9 @@ def _advance(rollout: Rollout, now_s: float) -> Step:
 def _reason(rollout: Rollout) -> str:
     failed = [item for item in rollout.executions if item.has_failed]
     last = max(failed, key=lambda item: item.changed_timestamp_s)
-    return (
-        f"{len(failed)} failed, {rollout.plan.max_failures} allowed; "
-        f"{last.device_id}: {last.detail}"
-    )
+    most = rollout.plan.max_failures
+    allowed = "1 failure is allowed" if most == 1 else f"{most or 'no'} failures are allowed"
+    return f"{allowed}; {last.device_id}: {last.detail}"
 
 
 def _is_wave_over(rollout: Rollout) -> bool:
@@ -323,8 +323,30 @@ def _complete(rollout: Rollout, now_s: float) -> Step:
     states = {item.state for item in rollout.executions}
     if rollout.failure_count and ExecutionState.SUCCEEDED not in states:
         return _roll_back(rollout, f"No device took it; {_reason(rollout)}", now_s)
-    ended = replace(rollout, state=RolloutState.COMPLETED, ended_timestamp_s=now_s)
-    return Step(ended)
+    return Step(
+        replace(
+            rollout,
+            state=RolloutState.COMPLETED,
+            detail="" if ExecutionState.SUCCEEDED in states else _why_nobody(rollout),
+            ended_timestamp_s=now_s,
+        )
+    )
+
+
+def _why_nobody(rollout: Rollout) -> str:
+    """Why a rollout is completed that no device took."""
+    if not rollout.executions:
+        return "the fleet has no devices; those that enrol get it"
+    counts = Counter(item.state for item in rollout.executions)
+    reasons = (
+        (ExecutionState.ALREADY_INSTALLED, "had it already"),
+        (ExecutionState.NO_ARTIFACT_FOR_HARDWARE, "have hardware that it was not made for"),
+        (ExecutionState.CANCELLED, "left before they took it"),
+    )
+    count = len(rollout.executions)
+    return ", ".join(
+        f"{counts[state]} of {count} devices {words}" for state, words in reasons if counts[state]
+    )
 
 
 def _roll_back(rollout: Rollout, reason: str, now_s: float) -> Step:
@@ -370,5 +392,7 @@ def _demand(rollout: Rollout, verb: str, *states: RolloutState) -> None:
     if rollout.state not in states:
         raise Conflict(
             f"Rollout {rollout.rollout_id} is {rollout.state.value} and cannot be {verb}.",
-            "camctl rollout show says what it waits for",
+            "it has ended: camctl deploy model begins another, --rollback if to an older version"
+            if rollout.state.has_ended
+            else "camctl rollout show says what it waits for",
         )

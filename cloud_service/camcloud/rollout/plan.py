@@ -163,7 +163,7 @@ class Rollout:
     Attributes:
         digest: The artifact.
         waves_begun: Waves 0 to ``waves_begun - 1`` have been told.
-        detail: Why it was aborted, one sentence, or "".
+        detail: Why it was aborted, or completed though no device took it; one sentence, or "".
         revision: Grows with every change.
     """
 

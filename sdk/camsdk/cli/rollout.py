@@ -41,7 +41,7 @@ def list_rollouts(cloud: Cloud, fleet: FleetFilter = "") -> None:
                 row.fleet,
                 row.strategy.value,
                 row.state.value.replace("_", " "),
-                f"{row.current_wave + 1} of {row.wave_count}",
+                f"{row.current_wave + 1} of {row.wave_count}" if row.wave_count else "-",
                 len(row.executions),
                 sum(execution.has_failed for execution in row.executions),
                 show_age(row.created_timestamp_s),

@@ -34,7 +34,7 @@ def test_a_failing_canary_aborts_before_anyone_else_is_told() -> None:
     fleet = SimulatedFleet(3, CANARY)
     fleet.run_device("cam-00", is_good=False)
     assert fleet.rollout.state is RolloutState.ROLLING_BACK
-    assert "cam-00: canary inference differs" in fleet.rollout.detail
+    assert fleet.rollout.detail == "no failures are allowed; cam-00: canary inference differs"
     fleet.run_device("cam-00")
     assert fleet.rollout.state is RolloutState.ABORTED
     assert fleet.states() == {"cam-00": "reverted", "cam-01": "cancelled", "cam-02": "cancelled"}
@@ -120,7 +120,17 @@ def test_devices_that_have_it_or_cannot_run_it_are_results_and_no_canaries() -> 
 
 
 def test_a_fleet_without_devices_is_done_at_once() -> None:
-    assert SimulatedFleet(0, Plan()).rollout.state is RolloutState.COMPLETED
+    rollout = SimulatedFleet(0, Plan()).rollout
+    assert rollout.state is RolloutState.COMPLETED
+    assert rollout.detail == "the fleet has no devices; those that enrol get it"
+
+
+def test_a_rollout_that_nobody_took_says_why() -> None:
+    rollout = SimulatedFleet(3, Plan(), running={0: NEW, 1: NEW}, misfits=frozenset({2})).rollout
+    assert rollout.state is RolloutState.COMPLETED
+    assert rollout.detail == (
+        "2 of 3 devices had it already, 1 of 3 devices have hardware that it was not made for"
+    )
 
 
 def test_it_waits_for_an_approval_when_asked_to() -> None:
@@ -218,8 +228,10 @@ def test_verbs_out_of_phase_are_conflicts(verb: object) -> None:
 def test_ending_twice_is_a_conflict() -> None:
     fleet = SimulatedFleet(1, Plan())
     fleet.run_device("cam-00")
-    with pytest.raises(Conflict, match="is completed"):
+    assert fleet.rollout.detail == ""
+    with pytest.raises(Conflict, match="is completed") as caught:
         engine.abort(fleet.rollout, "late", fleet.now_s)
+    assert "camctl deploy model" in caught.value.hint
 
 
 def test_every_change_counts_the_revision_up_and_nothing_else_does() -> None:

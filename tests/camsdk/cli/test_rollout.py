@@ -120,6 +120,9 @@ def test_steering(fleet: FakeCloud, camctl: Camctl) -> None:
     assert "aborted" in camctl("rollout", "list", "--fleet", "park-a").out
     assert camctl("rollout", "list", "--json").json["rollouts"][0]["rollout_id"] == "r1"
     assert camctl("rollout", "pause", "r9").code == 1
+    assert "1 of 2" in camctl("rollout", "list").out
+    fleet.change_rollout("r1", lambda row: setattr(row, "wave_count", 0))
+    assert "of 0" not in camctl("rollout", "list").out, "a fleet without devices has no waves"
 
 
 def test_the_drawing_shows_waves_and_failures() -> None:
