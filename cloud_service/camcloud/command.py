@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from camsdk.errors import InvalidInput
+
 if TYPE_CHECKING:
     from camcloud.serve import Cloud, ServeSettings
 
@@ -72,9 +74,14 @@ def serve(
     ] = False,
 ) -> None:
     """Run the embedded cloud: gateway, analysis, registry, rollouts, enrolment, API."""
+    from camcloud.listeners import Address
     from camcloud.serve import ServeSettings
     from camsdk.client.profiles import embedded_data_dir
 
+    try:
+        Address.parse(address)
+    except InvalidInput as error:
+        raise typer.BadParameter(str(error), param_hint="--grpc") from error
     settings = ServeSettings(data or embedded_data_dir(), address, advertise)
     _raise_file_limit()
     os.umask(0o077)  # databases and blobs are nobody else's, in whatever folder

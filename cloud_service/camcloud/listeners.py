@@ -202,7 +202,9 @@ def bind(server: grpc.aio.Server, address: Address, credentials: grpc.ServerCred
         cause = None
     if port == 0:
         raise Unavailable(
-            f"{address} cannot be bound.", "another process has the port: choose one with --grpc"
+            f"{address} cannot be bound.",
+            "another process has the port: the cloud needs three ports in a row, from that of "
+            "--grpc on; choose others, or port 0 for free ones",
         ) from cause
     return Address(address.host, port)
 

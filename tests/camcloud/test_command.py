@@ -86,6 +86,20 @@ def test_a_second_cloud_in_the_way_says_so_in_one_sentence(tmp_path: Path) -> No
             assert "Traceback" not in run.stderr
 
 
+def test_an_address_without_a_host_is_wrong_usage(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    run = subprocess.run(
+        command("serve", "--data", str(data), "--grpc", "8443"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert "such as 127.0.0.1:8443" in " ".join(run.stderr.replace("│", " ").split())
+    assert not data.exists()
+
+
 def test_what_it_prints_for_people_leads_on(tmp_path: Path) -> None:
     """The commands that it prints work as they stand."""
     with subprocess.Popen(

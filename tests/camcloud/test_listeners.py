@@ -62,8 +62,9 @@ async def test_a_port_is_not_shared(tmp_path: Path, stopped_in_the_end) -> None:
     taken = bind(first, Address("127.0.0.1", 0), identity.credentials(wants_client=False))
     stopped_in_the_end(first, second)
     await first.start()
-    with pytest.raises(Unavailable, match="cannot be bound"):
+    with pytest.raises(Unavailable, match="cannot be bound") as caught:
         bind(second, taken, identity.credentials(wants_client=False))
+    assert "three ports in a row" in caught.value.hint
 
 
 async def test_the_servers_certificate_is_renewed_while_it_serves(
