@@ -97,17 +97,22 @@ def cam_error(
             "enrol it again with a new token and --replace; what it has seen waits in its outbox",
         )
     details = error.details() or f"it answered {code}"
+    message = _text(metadata.get("cam-message-bin", details))  # without it, both stand in details
     if is_answer and cls is Unauthenticated and identity is not None:
         return Unauthenticated(
-            f"the cloud no longer accepts this device: {details}",
+            f"the cloud no longer accepts this device: {message}",
             "enrol it again with a new token and --replace",
         )
     if is_answer or cls is not Unavailable:
-        return cls(details)
+        return cls(message, _text(metadata.get("cam-hint-bin", "")))
     return Unavailable(
         f"the cloud at {endpoint} cannot be reached",
         f"check the address, the network, and that the cloud runs; gRPC says: {details:.160}",
     )
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 class CloudLink:

@@ -35,8 +35,10 @@ def test_enrolment_gives_a_working_identity(cloud: FakeCloud, link: CloudLink) -
 def test_a_token_serves_once(cloud: FakeCloud) -> None:
     token = decode_token(cloud.token)
     enroll(token, hardware="cpu-x86_64")
-    with pytest.raises(Unauthenticated, match="token is not valid"):
+    with pytest.raises(Unauthenticated) as caught:
         enroll(token, hardware="cpu-x86_64")
+    assert caught.value.message == "this token is not valid"
+    assert caught.value.hint == "make a new one"
 
 
 def test_another_cloud_with_the_same_name_is_not_believed(cloud: FakeCloud) -> None:

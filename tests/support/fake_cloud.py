@@ -254,8 +254,15 @@ class FakeCloud(device_pb2_grpc.DeviceGatewayServicer, device_pb2_grpc.Enrolment
         with self._changed:
             self.enrolments.append(request)
             if request.token not in self._tokens:
-                context.set_trailing_metadata((("cam-reason", "unauthenticated"),))
-                context.abort(grpc.StatusCode.UNAUTHENTICATED, "this token is not valid")
+                message, hint = "this token is not valid", "make a new one"
+                context.set_trailing_metadata(
+                    (
+                        ("cam-reason", "unauthenticated"),
+                        ("cam-message-bin", message.encode()),
+                        ("cam-hint-bin", hint.encode()),
+                    )
+                )
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, f"{message} ({hint})")
             self._tokens.discard(request.token)
             device_id = request.proposed_name or f"camera-{len(self.enrolments)}"
             self._sealing_keys[device_id] = request.sealing_key
