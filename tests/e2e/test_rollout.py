@@ -123,5 +123,7 @@ def test_a_model_damaged_in_the_registry_is_refused_and_the_old_one_goes_on(flee
     ended = stack.client.deploy(second.reference, fleet=FLEET).wait(timeout_s=120)
 
     assert ended.state is RolloutState.ABORTED
-    assert any(row.has_failed for row in ended.executions)
+    details = {row.detail for row in ended.executions if row.has_failed}
+    assert all("registry's copy" in detail for detail in details), details
+    assert details
     assert running(stack) == dict.fromkeys(DEVICES, first.digest)
