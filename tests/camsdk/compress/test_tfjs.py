@@ -1,6 +1,7 @@
 """Imported graphs compute what TensorFlow computes, and what cannot be imported is named."""
 
 import contextlib
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -393,13 +394,14 @@ def test_any_strange_value_is_an_error_of_ours_or_harmless(
     file.placeholder("x", 1, 8, 10, 6)
     CASES[case](file)
     path = file.write(tmp_path_factory.mktemp("strange"))
-    document = file.document()
+    # Copies: what one example damages must not be in the next one's graph, nor hold itself.
+    document = copy.deepcopy(file.document())
     paths = places(document)
     *parents, last = paths[at % len(paths)]
     target: Any = document
     for key in parents:
         target = target[key]
-    target[last] = value
+    target[last] = copy.deepcopy(value)
     path.write_text(json.dumps(document))
     with contextlib.suppress(CamError):
         onnx.checker.check_model(import_graph_model(path))
