@@ -1,11 +1,18 @@
 """Fixtures that every suite may use."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from camsdk.artifact.manifest import Manifest
+
+# Where a change is judged, the same examples each time; where it is written, new ones.
+settings.register_profile("judge", derandomize=True)
+if os.environ.get("CI") == "true":
+    settings.load_profile("judge")
 
 
 @pytest.fixture(scope="session")
