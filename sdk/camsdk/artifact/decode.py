@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from camsdk.artifact.manifest import Manifest
 from camsdk.artifact.preprocess import placement
 from camsdk.errors import RuntimeFailure
+from camsdk.vision import geometry
 from camsdk.vision.results import F32, I64, Detections
 
 MAX_CANDIDATES = 1000
@@ -69,33 +70,13 @@ def suppress(xyxy: F32, class_ids: I64, iou: float) -> I64:
     """
     if not len(xyxy):
         return np.zeros(0, np.int64)
-    overlaps = iou_matrix(xyxy, xyxy) > iou
+    overlaps = geometry.iou(xyxy, xyxy) > iou
     overlaps &= class_ids[:, np.newaxis] == class_ids
     is_gone = np.zeros(len(xyxy), np.bool_)
     for index in range(len(xyxy)):
         if not is_gone[index]:
             is_gone[index + 1 :] |= overlaps[index, index + 1 :]
     return np.flatnonzero(~is_gone)
-
-
-def iou_matrix(a: F32, b: F32) -> F32:
-    """Intersection over union of every box of ``a`` with every box of ``b``.
-
-    Args:
-        a: float32 (n, 4), xyxy.
-        b: float32 (m, 4), xyxy.
-
-    Returns:
-        float32 (n, m), 0 where both are empty.
-    """
-    # Column by column: the arrays stay two-dimensional and contiguous.
-    ax1, ay1, ax2, ay2 = a.T[:, :, np.newaxis]
-    bx1, by1, bx2, by2 = np.ascontiguousarray(b.T)
-    inner = np.maximum(np.minimum(ax2, bx2) - np.maximum(ax1, bx1), 0)
-    inner *= np.maximum(np.minimum(ay2, by2) - np.maximum(ay1, by1), 0)
-    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - inner
-    union[union <= 0] = 1
-    return np.asarray(inner / union, np.float32)
 
 
 def _nanodet(outputs: Mapping[str, NDArray[np.generic]], manifest: Manifest) -> Detections:

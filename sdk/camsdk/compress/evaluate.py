@@ -11,10 +11,11 @@ from typing import Final
 
 import numpy as np
 
-from camsdk.artifact.decode import decode, iou_matrix
+from camsdk.artifact.decode import decode
 from camsdk.artifact.manifest import Manifest
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress.sessions import Array, Session
+from camsdk.vision import geometry
 from camsdk.vision.frames import Frame
 from camsdk.vision.results import Detections
 
@@ -102,7 +103,7 @@ def _matched(true: Detections, found: Detections) -> np.ndarray:
     is_hit = np.zeros(len(found), np.bool_)
     if not len(true):
         return is_hit
-    overlaps = iou_matrix(found.xyxy, true.xyxy)
+    overlaps = geometry.iou(found.xyxy, true.xyxy)
     overlaps[found.class_ids[:, np.newaxis] != true.class_ids] = 0
     for index, row in enumerate(overlaps):
         best = int(row.argmax())

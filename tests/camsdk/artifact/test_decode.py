@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from camsdk.artifact.decode import decode, iou_matrix, suppress
+from camsdk.artifact.decode import decode, suppress
 from camsdk.artifact.manifest import InputSpec, Manifest, OutputSpec
 from camsdk.errors import RuntimeFailure
+from camsdk.vision import geometry
 from support.artifacts import make_manifest
 
 CLASSES = ("person", "bicycle", "car")
@@ -192,7 +193,7 @@ def test_overlap_is_what_counting_pixels_gives(
     sizes = grid.sum(axis=(1, 2))
     union = sizes[: len(a), np.newaxis] + sizes[len(a) :] - inner
     expected = inner / np.maximum(union, 1)
-    np.testing.assert_allclose(iou_matrix(a, b), expected, atol=1e-6)
+    np.testing.assert_allclose(geometry.iou(a, b), expected, atol=1e-6)
 
 
 @given(BOXES, st.floats(0.1, 0.9), st.integers(1, 3))
@@ -202,7 +203,7 @@ def test_suppression_keeps_the_best_of_every_heap(
     xyxy = to_xyxy(rows)
     class_ids = np.arange(len(xyxy), dtype=np.int64) % class_count
     keep = suppress(xyxy, class_ids, iou)
-    overlaps = (iou_matrix(xyxy, xyxy) > iou) & (class_ids[:, np.newaxis] == class_ids)
+    overlaps = (geometry.iou(xyxy, xyxy) > iou) & (class_ids[:, np.newaxis] == class_ids)
     np.fill_diagonal(overlaps, False)
     assert keep[0] == 0
     assert not overlaps[np.ix_(keep, keep)].any()  # what stays does not overlap
