@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camsdk.compress.tfjs_reader import TfGraph, TfNode, node_of, output_index
+from camsdk.compress.importers.tfjs_reader import TfGraph, TfNode, node_of, output_index
 
 Array = NDArray[Any]
 

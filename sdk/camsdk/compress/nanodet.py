@@ -22,10 +22,10 @@ import onnx
 from camsdk import assets
 from camsdk.artifact.manifest import InputSpec, Lineage, Manifest, OutputSpec
 from camsdk.compress.compressing import OnProgress, compress_int8
+from camsdk.compress.importers.tfjs import convert_graph
+from camsdk.compress.importers.tfjs_reader import Array, TfGraph, read_graph
 from camsdk.compress.packaging import TOOL_VERSION, Description, Draft, make_draft
 from camsdk.compress.quantize import DEFAULTS, QuantizeOptions
-from camsdk.compress.tfjs import convert_graph
-from camsdk.compress.tfjs_reader import Array, TfGraph, read_graph
 from camsdk.errors import InvalidInput, UnsupportedModel
 
 NAME: Final = "nanodet-g"
@@ -117,7 +117,7 @@ def import_float(
     lineage = Lineage(
         source="NanoDet-g 416, TensorFlow.js graph and weights, concatenated",
         source_sha256=digest,
-        tool="camsdk.compress.tfjs",
+        tool="camsdk.compress.importers.tfjs",
         tool_version=TOOL_VERSION,
         options={"input_size": f"{size[0]}x{size[1]}"},
     )

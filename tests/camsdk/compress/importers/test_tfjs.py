@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camsdk import assets
+from camsdk.compress.importers.tfjs import convert_graph, import_graph_model
+from camsdk.compress.importers.tfjs_operators import OPERATORS
+from camsdk.compress.importers.tfjs_reader import read_graph
 from camsdk.compress.sessions import Session
-from camsdk.compress.tfjs import convert_graph, import_graph_model
-from camsdk.compress.tfjs_operators import OPERATORS
-from camsdk.compress.tfjs_reader import read_graph
 from camsdk.errors import CamError, DataCorrupted, InvalidInput, NotFound, UnsupportedModel
 from support.tensorflow import Array, GraphFile, evaluate, ints, text, texts
 

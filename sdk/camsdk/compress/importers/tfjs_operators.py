@@ -12,8 +12,15 @@ from typing import Final
 
 import numpy as np
 
-from camsdk.compress.onnx_emitter import CHANNELS_FIRST, Emitter, Perm, Value, constant, transposed
-from camsdk.compress.tfjs_reader import MAX_RANK, Array, TfNode
+from camsdk.compress.importers.onnx_emitter import (
+    CHANNELS_FIRST,
+    Emitter,
+    Perm,
+    Value,
+    constant,
+    transposed,
+)
+from camsdk.compress.importers.tfjs_reader import MAX_RANK, Array, TfNode
 from camsdk.errors import UnsupportedModel
 
 Pads = tuple[int, int, int, int]

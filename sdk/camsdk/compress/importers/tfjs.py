@@ -11,12 +11,12 @@ from typing import Final
 
 import onnx
 
-from camsdk.compress.onnx_emitter import Emitter, Value, constant
-from camsdk.compress.tfjs_operators import OPERATORS, Context
-from camsdk.compress.tfjs_reader import TfGraph, TfNode, node_of, output_index, read_graph
+from camsdk.compress.importers.onnx_emitter import Emitter, Value, constant
+from camsdk.compress.importers.tfjs_operators import OPERATORS, Context
+from camsdk.compress.importers.tfjs_reader import TfGraph, TfNode, node_of, output_index, read_graph
 from camsdk.errors import InvalidInput, UnsupportedModel
 
-PRODUCER: Final = "camsdk.compress.tfjs"
+PRODUCER: Final = "camsdk.compress.importers.tfjs"
 MAX_LENGTH: Final = 1 << 20
 """Of one dimension of an input."""
 

@@ -1,0 +1,1 @@
+"""Quantization after training: with a few inputs, or with none."""

@@ -1,0 +1,1 @@
+"""Compression by training: low bits, pruning and distillation in one schedule. Needs torch."""

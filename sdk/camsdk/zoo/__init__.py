@@ -1,0 +1,1 @@
+"""Networks for small budgets, one file each: paper, blocks, model, variants. Needs torch."""
