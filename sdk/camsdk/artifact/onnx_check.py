@@ -1,8 +1,8 @@
 """What an ONNX file may hold before a runtime is allowed to see it, checked without onnx.
 
-The check walks the protobuf wire format (https://protobuf.dev/programming-guides/encoding) along
-the message types of ``onnx.proto`` and fails closed: a field that is not named below is refused, so
-nothing is skipped that a runtime might act upon. Refused are
+The check walks the wire format (``camsdk.artifact.protobuf_wire``) along the message types of
+``onnx.proto`` and fails closed: a field that is not named below is refused, so nothing is skipped
+that a runtime might act upon. Refused are
 
 - operators of other domains than ONNX's own and operators outside an allow-list: no control flow,
   no randomness, no strings, sequences, decoders of other formats, nothing that keeps state;
@@ -13,9 +13,9 @@ It bounds what a model can name, not what it can use: time and memory are the ru
 Where protobuf lets the last of several values win, every one of them is checked.
 """
 
-from collections.abc import Iterator
 from typing import Final
 
+from camsdk.artifact.protobuf_wire import as_message, fields
 from camsdk.errors import DataCorrupted, UnsupportedModel
 
 DETECTOR_OPERATORS: Final = frozenset(
@@ -39,8 +39,6 @@ MAX_NODES: Final = 20_000
 MAX_DEPTH: Final = 4
 _OWN_DOMAINS: Final = (b"", b"ai.onnx")
 _NAME_BYTES: Final = 128
-
-_Field = tuple[int, int | memoryview]
 
 # Field numbers of onnx.proto that carry no model, tensor or graph: names, shapes, scalars, prose.
 _MODEL_PLAIN: Final = frozenset((1, 2, 3, 4, 5, 6, 8, 14))
@@ -75,10 +73,10 @@ class _Checker:
 
     def model(self, data: memoryview) -> None:
         has_graph = False
-        for number, value in _fields(data):
+        for number, value in fields(data):
             if number == 7:
                 has_graph = True
-                self._graph(_message(value), depth=0)
+                self._graph(as_message(value), depth=0)
             elif number not in _MODEL_PLAIN:
                 raise _refused({20: "training information", 25: "local functions"}, number, "model")
         if not has_graph:
@@ -87,13 +85,13 @@ class _Checker:
     def _graph(self, data: memoryview, depth: int) -> None:
         if depth > MAX_DEPTH:
             raise UnsupportedModel(f"the model nests graphs deeper than {MAX_DEPTH}")
-        for number, value in _fields(data):
+        for number, value in fields(data):
             if number == 1:
-                self._node(_message(value), depth)
+                self._node(as_message(value), depth)
             elif number == 5:
-                _check_tensor(_message(value))
+                _check_tensor(as_message(value))
             elif number == 15:
-                _check_sparse_tensor(_message(value))
+                _check_sparse_tensor(as_message(value))
             elif number not in _GRAPH_PLAIN:
                 raise _refused({}, number, "graph")
 
@@ -103,15 +101,15 @@ class _Checker:
             raise UnsupportedModel(f"the model has more than {MAX_NODES} nodes")
         has_operator = False
         # The domain first: of a foreign operator it says more than the name.
-        for number, value in sorted(_fields(data), key=lambda field: field[0] != 7):
+        for number, value in sorted(fields(data), key=lambda field: field[0] != 7):
             if number == 4:
                 has_operator = True
-                self._check_operator(_message(value))
+                self._check_operator(as_message(value))
             elif number == 5:
-                self._attribute(_message(value), depth)
+                self._attribute(as_message(value), depth)
             elif number == 7:
-                _check_domain(_message(value))
-            elif number == 8 and len(_message(value)):
+                _check_domain(as_message(value))
+            elif number == 8 and len(as_message(value)):
                 raise UnsupportedModel("the model uses overloaded functions")
             elif number not in _NODE_PLAIN and number != 8:
                 raise _refused({10: "device placement"}, number, "node")
@@ -127,13 +125,13 @@ class _Checker:
             )
 
     def _attribute(self, data: memoryview, depth: int) -> None:
-        for number, value in _fields(data):
+        for number, value in fields(data):
             if number in (5, 10):
-                _check_tensor(_message(value))
+                _check_tensor(as_message(value))
             elif number in (6, 11):
-                self._graph(_message(value), depth + 1)
+                self._graph(as_message(value), depth + 1)
             elif number in (22, 23):
-                _check_sparse_tensor(_message(value))
+                _check_sparse_tensor(as_message(value))
             elif number not in _ATTRIBUTE_PLAIN:
                 raise _refused({}, number, "attribute")
 
@@ -148,7 +146,7 @@ def _check_domain(name: memoryview) -> None:
 
 
 def _check_tensor(data: memoryview) -> None:
-    for number, value in _fields(data):
+    for number, value in fields(data):
         # 14 is data_location: protobuf takes an enum modulo 2**32, so anything but 0 is refused.
         if number == 13 or (number == 14 and value != 0):
             raise UnsupportedModel(
@@ -159,9 +157,9 @@ def _check_tensor(data: memoryview) -> None:
 
 
 def _check_sparse_tensor(data: memoryview) -> None:
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number in (1, 2):
-            _check_tensor(_message(value))
+            _check_tensor(as_message(value))
         elif number not in _SPARSE_PLAIN:
             raise _refused({}, number, "sparse tensor")
 
@@ -169,43 +167,3 @@ def _check_sparse_tensor(data: memoryview) -> None:
 def _refused(names: dict[int, str], number: int, where: str) -> UnsupportedModel:
     what = names.get(number, f"the unknown field {number} of a {where}")
     return UnsupportedModel(f"the model has {what}, which is not allowed")
-
-
-def _message(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
-        raise DataCorrupted("the model file is not an ONNX model: a field has the wrong wire type")
-    return value
-
-
-def _fields(data: memoryview) -> Iterator[_Field]:
-    """Number and content of each field: an int for a varint, else the bytes."""
-    position, end = 0, len(data)
-    while position < end:
-        tag, position = _varint(data, position)
-        number, wire_type = tag >> 3, tag & 7
-        if tag >= 1 << 32 or number == 0:
-            raise DataCorrupted("the model file is not an ONNX model: a tag is out of range")
-        if wire_type == 0:
-            value, position = _varint(data, position)
-            yield number, value
-            continue
-        if wire_type == 2:
-            size, position = _varint(data, position)
-        elif wire_type in (1, 5):
-            size = 8 if wire_type == 1 else 4
-        else:
-            raise DataCorrupted(f"the model file is not an ONNX model: wire type {wire_type}")
-        if size > end - position:
-            raise DataCorrupted("the model file is cut, or is not an ONNX model")
-        yield number, data[position : position + size]
-        position += size
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    """Value and the position after it; at most 10 bytes, as in protobuf."""
-    value = 0
-    for index, byte in enumerate(data[position : position + 10]):
-        value |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:
-            return value & 0xFFFF_FFFF_FFFF_FFFF, position + index + 1
-    raise DataCorrupted("the model file is not an ONNX model: a number does not end")
