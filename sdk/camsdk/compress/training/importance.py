@@ -1,0 +1,116 @@
+"""What a weight is worth to the loss, estimated while the network trains.
+
+Averages over the steps are kept of the gradient, not of its product with the weight: the weight is
+known exactly at any moment, so a weight that has just come back, or has just been moved by the
+optimizer, is judged by what it is now.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from camsdk.compress.options import Importance
+from camsdk.errors import InvalidInput
+
+Scores = dict[str, NDArray[np.float32]]
+
+DECAY: Final = 0.98
+"""Of the averages over the steps: the last 50 count, about 6000 examples in batches of 128."""
+
+
+class ImportanceEstimate:
+    """Importance of every weight by name, and the demand for those that are zero.
+
+    Per weight w with gradient g, over mini-batches:
+
+    - "magnitude": |w|.
+    - "taylor-1": sqrt(E[(w g)^2]), the root of arXiv:1906.10771, eq. 8, averaged over batches.
+    - "taylor-2": |w E[g] - h w^2 / 2|, the same paper's eq. 7 with h = E[g^2], the diagonal of the
+      empirical Fisher matrix of a mini-batch, for the Hessian matrix.
+    """
+
+    def __init__(self, kind: Importance, *, decay: float = DECAY) -> None:
+        if not 0 <= decay < 1:
+            raise InvalidInput(f"decay {decay} is out of range", "give 0 to below 1")
+        self._kind = kind
+        self._decay = decay
+        self._weights: Mapping[str, nn.Parameter] = {}
+        self._gradient: dict[str, Tensor] = {}
+        self._square: dict[str, Tensor] = {}
+        self._steps = 0
+
+    def attach(self, named_weights: Mapping[str, nn.Parameter]) -> None:
+        """Watch these weights; every average starts anew."""
+        self._weights = dict(named_weights)
+        self._gradient = {name: torch.zeros_like(w.detach()) for name, w in named_weights.items()}
+        self._square = {name: torch.zeros_like(w.detach()) for name, w in named_weights.items()}
+        self._steps = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the gradients of one step, dense: also those of weights that are pruned."""
+        share = 1 - self._decay
+        self._steps += 1
+        for name, weight in self._weights.items():
+            if weight.grad is None:
+                continue
+            self._gradient[name].lerp_(weight.grad, share)
+            self._square[name].mul_(self._decay).addcmul_(weight.grad, weight.grad, value=share)
+
+    @torch.no_grad()
+    def scores(self) -> Scores:
+        """Importance at this moment, float32, each of its weight's shape.
+
+        Before the first step there is no gradient, and magnitude stands in.
+        """
+        return {name: _to_numpy(self._score(name, w)) for name, w in self._weights.items()}
+
+    @torch.no_grad()
+    def demand(self) -> Scores:
+        """How much the loss asks for each weight to move: |E[g]| (RigL, arXiv:1911.11134)."""
+        return {name: _to_numpy(average.abs()) for name, average in self._gradient.items()}
+
+    def _score(self, name: str, weight: Tensor) -> Tensor:
+        if self._kind == "magnitude" or not self._steps:
+            return weight.abs()
+        # Averages start from 0; both grow by the same factor until the decay has forgotten it.
+        correction = 1 / (1 - self._decay**self._steps)
+        square = self._square[name] * correction
+        if self._kind == "taylor-1":
+            return weight.abs() * square.sqrt()
+        gradient = self._gradient[name] * correction
+        return (weight * gradient - square * weight.square() / 2).abs()
+
+    def state_dict(self) -> dict[str, Tensor | float | int]:
+        """Averages by weight, and the steps they cover."""
+        state: dict[str, Tensor | float | int] = {"steps": self._steps}
+        for name in self._weights:
+            state[f"gradient/{name}"] = self._gradient[name].clone()
+            state[f"square/{name}"] = self._square[name].clone()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor | float | int]) -> None:
+        """Continue from a saved state. Raises InvalidInput if it is of other weights."""
+        for name in self._weights:
+            self._gradient[name] = saved_tensor(state, f"gradient/{name}", self._gradient[name])
+            self._square[name] = saved_tensor(state, f"square/{name}", self._square[name])
+        self._steps = int(state["steps"])
+
+
+def saved_tensor(state: Mapping[str, Tensor | float | int], key: str, like: Tensor) -> Tensor:
+    """A copy of a saved tensor that must have the shape and type of ``like``."""
+    value = state.get(key)
+    if not isinstance(value, Tensor) or value.shape != like.shape:
+        raise InvalidInput(
+            f"the saved state has no {key} of shape {tuple(like.shape)}",
+            "resume with the model and options that the state was saved with",
+        )
+    return value.to(like.dtype).clone()
+
+
+def _to_numpy(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.detach().float().cpu().numpy()
