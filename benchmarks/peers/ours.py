@@ -1,0 +1,69 @@
+"""Ours: ``camsdk.compress.training`` in the shared loop, with the float network as the teacher."""
+
+import copy
+
+import torch
+from camsdk.compress.training.admm import AdmmMethod
+from camsdk.compress.training.method import Method
+from torch import Tensor, nn
+
+from camsdk.compress.options import (
+    ActivationOptions,
+    CodeSet,
+    LayerOptions,
+    PruneOptions,
+    QuantizeOptions,
+    WeightOptions,
+)
+from camsdk.compress.training.pruning import PruneMethod
+from peers.recipe import Contender, Row
+
+TEMPERATURE = 4.0
+IS_DISTILLED = True
+
+
+def prepare(module: nn.Module, row: Row, edges: tuple[str, ...], example: Tensor) -> Contender:
+    """Quantized, pruned, or both in one schedule."""
+    teacher = copy.deepcopy(module).eval() if IS_DISTILLED else None
+    method = _method(row, edges)
+    method.attach(module, example)
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        logits = module(images)
+        total = nn.functional.cross_entropy(logits, labels)
+        if teacher is not None:
+            total = total + _distillation(logits, teacher, images)
+        penalty = method.penalty()
+        return total if penalty is None else total + penalty
+
+    return Contender(
+        module,
+        loss=loss,
+        after_backward=method.after_backward,
+        after_step=method.after_step,
+        finish=method.finish,
+    )
+
+
+def _method(row: Row, edges: tuple[str, ...]) -> Method:
+    prune = PruneOptions(row.sparsity) if row.sparsity else None
+    if row.weight_bits is None:
+        assert prune is not None, row
+        return PruneMethod(prune)
+    inputs = ActivationOptions(row.activation_bits) if row.activation_bits else None
+    assert inputs is not None, row
+    quantize = QuantizeOptions(
+        WeightOptions(CodeSet(row.weight_bits)),
+        inputs,
+        layers={edge: LayerOptions() for edge in edges},
+    )
+    return AdmmMethod(quantize, prune)
+
+
+def _distillation(logits: Tensor, teacher: nn.Module, images: Tensor) -> Tensor:
+    """Hinton et al., arXiv:1503.02531, section 2: softened targets, times the square of T."""
+    with torch.no_grad():
+        target = nn.functional.log_softmax(teacher(images) / TEMPERATURE, 1)
+    given = nn.functional.log_softmax(logits / TEMPERATURE, 1)
+    divergence = nn.functional.kl_div(given, target, log_target=True, reduction="batchmean")
+    return divergence * TEMPERATURE**2
