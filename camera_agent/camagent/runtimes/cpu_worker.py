@@ -6,9 +6,10 @@ dtype and shape of an input that lies in the shared memory. Answers are JSON: wh
 ``error``; and ``cpu_s``, the CPU time of this process so far.
 
 A model is hostile until proven otherwise, so before it is seen this process gives up resources and
-system calls (``camagent.runtimes.confine``) and checks it (``camsdk.artifact.onnx_check``); around
-loading and each inference a timer is armed whose signal kills this process, whatever code holds the
-interpreter. When the agent dies, the socket ends and so does this process.
+system calls (``camagent.runtimes.confine``), unpacks it if it is packed
+(``camsdk.artifact.packed``) and checks it (``camsdk.artifact.onnx_check``); around loading and each
+inference a timer is armed whose signal kills this process, whatever code holds the interpreter.
+When the agent dies, the socket ends and so does this process.
 """
 
 import contextlib
@@ -30,6 +31,8 @@ from camagent.runtimes.confine import deny_system_calls, limit_resources
 from camsdk.artifact.onnx_check import check_model
 from camsdk.errors import CamError, UnsupportedModel
 
+PACKED_MAGIC: Final = b"CAMQMDL1"
+"""As in ``camsdk.artifact.packed``, which would bring numpy for models that are refused."""
 _ALIGNMENT: Final = 64
 _GRACE_S: Final = 1.0  # the agent's deadline comes first and is the better error
 _MAX_ERROR_CHARACTERS: Final = 400
@@ -134,6 +137,10 @@ class Worker:
     """One loaded model over the shared memory."""
 
     def __init__(self, settings: WorkerSettings, model: bytes) -> None:
+        if model.startswith(PACKED_MAGIC):
+            from camsdk.artifact.packed import unpack
+
+            model = unpack(model, max_bytes=settings.model_limit_bytes)
         check_model(model, frozenset(settings.operators))
         # Here, not above: nothing of the model's runtime is loaded for a model that is refused.
         import numpy as np

@@ -37,6 +37,8 @@ from camsdk.errors import ArtifactRefused, DataCorrupted, InvalidInput
 MAGIC: Final = b"CAMBNDL1"
 MAX_BUNDLE_BYTES: Final = 1 << 30
 SUFFIX: Final = ".cam"
+FORMATS: Final = MappingProxyType({"onnx": "onnx", "camq": "packed", "npz": "npz"})
+"""Format of a member by the suffix of its name."""
 _PREFIX: Final = struct.Struct("<8sI")
 
 
@@ -57,7 +59,7 @@ class Contents:
 
     @property
     def model(self) -> bytes:
-        """Content of the model's file."""
+        """Content of the model's file: ONNX, or packed (``camsdk.artifact.packed``)."""
         return self.members[self.manifest.model.path]
 
 
@@ -70,19 +72,20 @@ def list_members(members: Mapping[str, bytes]) -> tuple[ModelFile, ...]:
     """What the manifest says of these files; the format is taken from the suffix.
 
     Raises:
-        InvalidInput: A suffix is neither ``.onnx`` nor ``.npz``, or a name is not allowed.
+        InvalidInput: A suffix is none of ``.onnx``, ``.camq`` and ``.npz``, or a name is not
+            allowed.
     """
     files = []
     for path, content in sorted(members.items()):
-        suffix = path.rpartition(".")[2]
-        if suffix not in {"onnx", "npz"}:
-            raise InvalidInput(f"{path!r} is neither .onnx nor .npz")
+        form = FORMATS.get(path.rpartition(".")[2])
+        if form is None:
+            raise InvalidInput(f"{path!r} is neither .onnx nor .camq nor .npz")
         digest = hashlib.sha256(content).hexdigest()
         try:
-            # suffix is one of the two literals; the model itself checks it again
+            # form is one of the literals; the model itself checks it again
             files.append(
                 ModelFile.model_validate(
-                    {"path": path, "format": suffix, "size_bytes": len(content), "sha256": digest}
+                    {"path": path, "format": form, "size_bytes": len(content), "sha256": digest}
                 )
             )
         except ValueError as error:

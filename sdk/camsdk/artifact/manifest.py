@@ -133,14 +133,20 @@ class ModelFile(_Value):
 
     Attributes:
         path: Its name in the bundle.
-        format: ``onnx`` is the model, ``npz`` a set of arrays (never with pickled objects).
+        format: ``onnx`` is the model, ``packed`` too but smaller (``camsdk.artifact.packed``),
+            ``npz`` a set of arrays (never with pickled objects).
         size_bytes, sha256: Of its content.
     """
 
     path: Name
-    format: Literal["onnx", "npz"]
+    format: Literal["onnx", "packed", "npz"]
     size_bytes: Annotated[int, Field(ge=1, le=MAX_MEMBER_BYTES)]
     sha256: Sha256
+
+    @property
+    def is_model(self) -> bool:
+        """Whether this is the model, packed or not."""
+        return self.format in ("onnx", "packed")
 
 
 class CanarySpec(_Value):
@@ -211,7 +217,7 @@ class Manifest(_Value):
         paths = [member.path for member in self.members]
         if paths != sorted(set(paths)):
             raise ValueError("members must be sorted by path, each once")
-        if sum(member.format == "onnx" for member in self.members) != 1:
+        if sum(member.is_model for member in self.members) != 1:
             raise ValueError("exactly one member must be the model")
         if not any(m.path == self.canary.path and m.format == "npz" for m in self.members):
             raise ValueError(f"the canary {self.canary.path!r} is not an npz member")
@@ -225,7 +231,7 @@ class Manifest(_Value):
     @property
     def model(self) -> ModelFile:
         """The member that is the model."""
-        return next(member for member in self.members if member.format == "onnx")
+        return next(member for member in self.members if member.is_model)
 
     def to_bytes(self) -> bytes:
         """The one byte form: UTF-8 JSON, keys sorted, no spaces, shortest floats."""

@@ -14,10 +14,20 @@ from typing import Any, Final
 import numpy as np
 import onnx
 
+from camsdk.artifact import packed
 from camsdk.artifact.bundle import list_members
-from camsdk.artifact.manifest import CanarySpec, InputSpec, Lineage, Manifest, OutputSpec, Precision
+from camsdk.artifact.manifest import (
+    MAX_MEMBER_BYTES,
+    CanarySpec,
+    InputSpec,
+    Lineage,
+    Manifest,
+    OutputSpec,
+    Precision,
+)
 from camsdk.artifact.onnx_check import check_model
 from camsdk.artifact.preprocess import make_input
+from camsdk.compress.pack_model import pack_model
 from camsdk.compress.sessions import Array, Session
 from camsdk.vision.frames import Frame
 
@@ -26,6 +36,7 @@ TOOL_VERSION: Final = metadata.version("camplatform")
 
 CPU_HARDWARE: Final = ("cpu-aarch64", "cpu-x86_64")
 MODEL_MEMBER: Final = "model.onnx"
+PACKED_MEMBER: Final = "model.camq"
 CANARY_MEMBER: Final = "canary.npz"
 
 _PICTURE: Final = (640, 480)
@@ -61,8 +72,11 @@ class Draft:
 
     @property
     def model(self) -> bytes:
-        """The serialized ONNX model."""
-        return self.members[self.manifest.model.path]
+        """The serialized ONNX model, unpacked."""
+        content = self.members[self.manifest.model.path]
+        if self.manifest.model.format == "packed":
+            return packed.unpack(content, max_bytes=MAX_MEMBER_BYTES)
+        return content
 
 
 def make_draft(
@@ -71,6 +85,7 @@ def make_draft(
     *,
     metrics: Mapping[str, float] | None = None,
     created_timestamp_s: float | None = None,
+    is_packed: bool = False,
 ) -> Draft:
     """Run the canary and write the manifest.
 
@@ -78,6 +93,8 @@ def make_draft(
         model: What devices will run; checked as they check it.
         metrics: Measured figures by name.
         created_timestamp_s: Seconds since the Unix epoch, by default now.
+        is_packed: Whether to store the model at about the entropy of its weights
+            (``camsdk.compress.pack_model``); what a device runs is the same, byte for byte.
 
     Raises:
         UnsupportedModel: It uses what a device would refuse.
@@ -88,7 +105,8 @@ def make_draft(
     tensor = make_input(rendered_picture(), description.input)
     outputs = Session(content).infer(tensor)
     expected = {name: np.asarray(outputs[name]) for name in description.output.tensors}
-    members = {MODEL_MEMBER: content, CANARY_MEMBER: write_canary(tensor, expected)}
+    members = {CANARY_MEMBER: write_canary(tensor, expected)}
+    members |= {PACKED_MEMBER: pack_model(content)} if is_packed else {MODEL_MEMBER: content}
     manifest = Manifest(
         name=description.name,
         version=description.version,

@@ -19,7 +19,10 @@ from onnx.reference import ReferenceEvaluator
 
 from camagent.runtimes.base import Runtime, local_hardware
 from camagent.runtimes.cpu import CpuRuntime, CpuSettings
+from camagent.runtimes.cpu_worker import PACKED_MAGIC
+from camsdk.artifact import packed
 from camsdk.artifact.onnx_check import DETECTOR_OPERATORS
+from camsdk.compress.pack_model import pack_model
 from camsdk.errors import InvalidInput, RuntimeFailure
 from support import models
 
@@ -439,3 +442,36 @@ def test_the_child_is_confined(caplog: pytest.LogCaptureFixture) -> None:
         limits = Path(f"/proc/{runtime.pid}/limits").read_text()
         assert f"Max address space         {1024 << 20}" in limits
     assert caplog.records == []
+
+
+def test_a_packed_model_runs_as_the_same_model() -> None:
+    model = models.conv(32)
+    content = pack_model(model.SerializeToString())
+    assert PACKED_MAGIC == packed.MAGIC == content[:8]
+    image = np.random.default_rng(1).normal(size=(1, 3, 32, 32)).astype(np.float32)
+    with start(model) as plain, CpuRuntime.start(content) as runtime:
+        np.testing.assert_array_equal(runtime.infer(image)["y"], plain.infer(image)["y"])
+
+
+@pytest.mark.parametrize("position", [20, 60, 200, -1])
+def test_a_damaged_packed_model_is_refused(position: int) -> None:
+    content = bytearray(pack_model(models.conv(32).SerializeToString()))
+    content[position] ^= 0x10
+    with pytest.raises(RuntimeFailure, match=r"(un)?packed (model|tensor)"):
+        CpuRuntime.start(bytes(content))
+
+
+def test_a_packed_model_is_checked_after_it_was_unpacked() -> None:
+    with pytest.raises(RuntimeFailure, match="Loop"):
+        CpuRuntime.start(pack_model(models.endless_loop().SerializeToString()))
+
+
+def test_a_packed_model_cannot_grow_over_the_limit() -> None:
+    large = models.make_model([onnx.helper.make_node("Add", ["x", "w"], ["y"])], [1])
+    tensor = onnx.numpy_helper.from_array(np.zeros(1 << 21, np.int8), "w")
+    large.graph.initializer.append(tensor)
+    content = pack_model(large.SerializeToString())
+    assert len(content) < 2048
+    runtime = CpuRuntime(content, CpuSettings(model_limit_mib=1))
+    with runtime, pytest.raises(RuntimeFailure, match="over 1048576"):
+        runtime.infer(ONE)

@@ -143,12 +143,14 @@ def test_the_message_names_the_field() -> None:
 
 def test_members_are_listed_once_sorted_with_one_model_and_a_canary() -> None:
     canary, model = make_manifest().members
+    packed = model.model_copy(update={"path": "model.camq", "format": "packed"})
     fields = dict(make_manifest())
     for members in (
         (model, canary),
         (canary, canary, model),
         (model, model),
         (canary, model, model),
+        (canary, packed, model),
         (canary,),
         (),
     ):
@@ -157,6 +159,7 @@ def test_members_are_listed_once_sorted_with_one_model_and_a_canary() -> None:
     with pytest.raises(ValidationError, match="not an npz member"):
         make_manifest(canary=CanarySpec(path="model.onnx", max_abs_error=0.0))
     assert make_manifest().model == model
+    assert Manifest(**fields | {"members": (canary, packed)}).model == packed
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
