@@ -1,0 +1,133 @@
+"""The facts of one compression: what a report shows, as plain values.
+
+A fact that was not measured is absent, never a zero: a run without data has no accuracy, a layer
+that was not probed has no sensitivity.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+HISTOGRAM_BINS: Final = 33
+"""Odd, so that zero has a bin of its own."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of values in equal bins from ``low`` to ``high``."""
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One layer before and after.
+
+    Attributes:
+        name, operator: Of the ONNX node.
+        shape: Of its weight, filters first.
+        bit_width: Of the weights, None in float.
+        activation_bits: Of what enters, None in float.
+        sparsity: Share of zero weights.
+        macs, nonzero_macs: Multiply-accumulates for one input; those whose weight is not zero.
+        weight_error: Root of the mean squared change of the weights over that of the weights.
+        sensitivity: Relative squared error of the model's outputs when this layer alone is
+            compressed, or None.
+        weights, codes: Histograms of the float weights and of what they became.
+    """
+
+    name: str
+    operator: str
+    shape: tuple[int, ...]
+    bit_width: int | None
+    activation_bits: int | None
+    sparsity: float
+    macs: int
+    nonzero_macs: int
+    weight_error: float
+    sensitivity: float | None
+    weights: Histogram
+    codes: Histogram
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One frame with the boxes of both models, as JPEG files."""
+
+    frame: int
+    before: bytes
+    after: bytes
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Everything a report says.
+
+    Attributes:
+        source, result: References, ``name:version``.
+        options: As text, by name.
+        sizes_bytes: By what: the float model, the ONNX file, the packed file, the artifact.
+        accuracy: By figure, such as ``ap50_all``; against the float model unless named otherwise.
+        latency_ms: Median CPU milliseconds of an inference on one thread, by engine and model.
+        duration_s: Wall time of each step of the run.
+        peak_rss_bytes: Largest resident size of the process.
+        history: Loss and rate over a training, by column; empty without one.
+    """
+
+    source: str
+    result: str
+    options: Mapping[str, str]
+    layers: tuple[LayerFacts, ...]
+    sizes_bytes: Mapping[str, int]
+    accuracy: Mapping[str, float]
+    latency_ms: Mapping[str, float]
+    duration_s: Mapping[str, float]
+    peak_rss_bytes: int
+    history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
+
+    @property
+    def macs(self) -> int:
+        """Of all layers."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def nonzero_macs(self) -> int:
+        """Of all layers."""
+        return sum(layer.nonzero_macs for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros over all weights."""
+        total = sum(int(np.prod(layer.shape)) for layer in self.layers)
+        zeros = sum(layer.sparsity * int(np.prod(layer.shape)) for layer in self.layers)
+        return zeros / total if total else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: all but the pictures."""
+        values = asdict(self)
+        del values["samples"]
+        return {
+            **values,
+            "macs": self.macs,
+            "nonzero_macs": self.nonzero_macs,
+            "sparsity": self.sparsity,
+        }
+
+    def to_json(self) -> str:
+        """One object, indented, keys in the order of the fields."""
+        return json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def histogram(values: NDArray[np.generic]) -> Histogram:
+    """Of any array, symmetric about zero; an empty one has an empty histogram."""
+    flat = np.asarray(values, np.float64).ravel()
+    largest = float(np.abs(flat).max(initial=0.0)) or 1.0
+    counts, _ = np.histogram(flat, HISTOGRAM_BINS, (-largest, largest))
+    return Histogram(-largest, largest, tuple(int(count) for count in counts))

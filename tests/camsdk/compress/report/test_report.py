@@ -1,0 +1,131 @@
+"""The report: everything in one page, nothing in it that was not measured, no markup from names."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+
+from camsdk.compress.report import drawing
+from camsdk.compress.report.facts import (
+    HISTOGRAM_BINS,
+    LayerFacts,
+    RunFacts,
+    Sample,
+    histogram,
+)
+from camsdk.compress.report.page import to_html
+from camsdk.vision.frames import Frame
+from camsdk.vision.results import Detections
+
+
+def layer(name: str = "stem", **changes: object) -> LayerFacts:
+    weights = np.random.default_rng(0).normal(0, 0.1, (8, 3, 3, 3))
+    base = LayerFacts(
+        name, "Conv", (8, 3, 3, 3), 3, 8, 0.9, 1000, 100, 0.05, 1e-4,
+        histogram(weights), histogram(np.sign(weights)),
+    )  # fmt: skip
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def facts(**changes: object) -> RunFacts:
+    base = RunFacts(
+        "net:1", "net:2", {"bits": "3"}, (layer(), layer("head", bit_width=None, sparsity=0.1)),
+        {"fp32": 4000, "artifact": 100}, {"ap50_all": 0.98}, {"onnxruntime after": 3.5},
+        {"quantize": 1.5}, 1 << 28,
+    )  # fmt: skip
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+class Page(HTMLParser):
+    """Collects text and what a browser would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.fetched: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def grey_frame() -> Frame:
+    half = np.full((60, 80), 128, np.uint8)
+    return Frame(7, 0.0, np.full((120, 160), 90, np.uint8), half, half)
+
+
+def test_the_page_needs_no_other_file_and_says_the_figures() -> None:
+    found = Detections(
+        np.array([[20, 30, 60, 100]], np.float32), np.array([0.9], np.float32), np.array([0])
+    )
+    jpeg = drawing.boxed(grey_frame(), found, ("person",))
+    page = Page(to_html(facts(samples=(Sample(7, jpeg, jpeg),))))
+    text = " ".join(page.words)
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.fetched)
+    assert len(page.fetched) == 2
+    assert "script" not in page.tags
+    assert "40.0 x" in text
+    assert "0.9800" in text
+    assert "frame 7" in text
+
+
+def test_names_are_no_markup() -> None:
+    evil = '<script>alert("x")</script>'
+    page = to_html(facts(source=evil, layers=(layer(evil),), accuracy={evil: 0.5}))
+    assert "<script" not in page
+    assert Page(page).tags.count("script") == 0
+
+
+def test_what_was_not_measured_is_absent() -> None:
+    bare = facts(accuracy={}, layers=(layer(sensitivity=None),), latency_ms={})
+    text = " ".join(Page(to_html(bare)).words)
+    assert "Without data nothing was compared" in text
+    assert "nan" not in text
+    assert json.loads(bare.to_json())["layers"][0]["sensitivity"] is None
+
+
+def test_json_has_the_sums() -> None:
+    values = json.loads(facts().to_json())
+    assert values["macs"] == 2000
+    assert values["nonzero_macs"] == 200
+    assert values["sparsity"] == pytest.approx(0.5)
+    assert "samples" not in values
+
+
+def test_a_histogram_counts_everything_and_keeps_zero_apart() -> None:
+    values = np.array([-2.0, 0.0, 0.0, 0.001, 2.0])
+    made = histogram(values)
+    assert sum(made.counts) == 5
+    assert made.counts[HISTOGRAM_BINS // 2] == 3
+    assert made.counts[0] == made.counts[-1] == 1
+    assert sum(histogram(np.empty(0)).counts) == 0
+
+
+def test_boxes_are_drawn_where_they_are_and_doubtful_ones_not() -> None:
+    box = np.array([[20, 30, 60, 100]], np.float32)
+    sure, doubtful = (
+        Detections(box, np.array([score], np.float32), np.array([0])) for score in (0.9, 0.1)
+    )
+    plain = cv2.imdecode(np.frombuffer(drawing.boxed(grey_frame(), doubtful, ("a",)), np.uint8), 1)
+    drawn = cv2.imdecode(np.frombuffer(drawing.boxed(grey_frame(), sure, ("a",)), np.uint8), 1)
+    changed = np.argwhere(np.abs(plain.astype(int) - drawn).max(2) > 40)
+    assert plain.shape == (120, 160, 3)
+    assert np.abs(changed[:, 1].min() - 20) <= 3
+    assert np.abs(changed[:, 0].max() - 100) <= 3
+
+
+def test_a_curve_ends_where_the_values_end() -> None:
+    points = re.search(r'points="([^"]*)"', drawing.curve([2.0, 1.0, 0.0]))
+    assert points is not None
+    assert points[1].split()[0] == "0.0,0.0"
+    assert points[1].split()[-1] == "480.0,120.0"
+    assert drawing.curve([1.0]) == ""
