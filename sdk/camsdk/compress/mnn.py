@@ -1,0 +1,179 @@
+"""Export to MNN (https://github.com/alibaba/MNN, Apache-2.0), with weights of 2 to 8 bits.
+
+MNN's converter can print success and write a file that does not load or computes something else.
+So the file that it wrote is run, in a process of its own, and compared with onnxruntime on the same
+inputs: once converted without quantization, which must agree, and once with, which must stay within
+a stated distance. Needs the extra ``mnn``.
+
+Weight quantization makes the file smaller, not faster: MNN computes in float from dequantized
+weights unless its own activation quantization is used.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from camsdk.compress.sessions import Array, Session
+from camsdk.errors import InvalidInput, NotFound, UnsupportedModel
+
+FLOAT_ERROR: Final = 1e-3
+"""Largest relative error without quantization: only the order of sums differs."""
+ERROR_BY_BITS: Final = {8: 0.05, 7: 0.1, 6: 0.2, 5: 0.3, 4: 0.5, 3: 0.8, 2: 1.0}
+"""Largest relative error by default; rounding to nearest, so few bits cost much."""
+_TIMEOUT_S: Final = 120.0
+_LAST_CHARACTERS: Final = 200
+
+
+@dataclass(frozen=True)
+class MnnOptions:
+    """How to export.
+
+    Attributes:
+        weight_bits: 2 to 8, or None for float32.
+        block_size: Weights of one filter that share a scale, or None for all of it.
+        max_relative_error: Of any output against onnxruntime, L2 norm over L2 norm; None takes
+            ``ERROR_BY_BITS``.
+    """
+
+    weight_bits: int | None = 8
+    block_size: int | None = None
+    max_relative_error: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight_bits is not None and self.weight_bits not in ERROR_BY_BITS:
+            raise InvalidInput(f"MNN has no weights of {self.weight_bits} bits", "give 2 to 8")
+        if self.block_size is not None and self.block_size < 1:
+            raise InvalidInput(f"blocks of {self.block_size} weights are not to be had")
+
+
+@dataclass(frozen=True)
+class MnnExport:
+    """An MNN file that has been run.
+
+    Attributes:
+        content: Of the ``.mnn`` file.
+        relative_error: Largest over outputs and inputs, against onnxruntime.
+        float_error: The same of the file without weight quantization.
+    """
+
+    content: bytes
+    relative_error: float
+    float_error: float
+
+
+def export_mnn(
+    model: onnx.ModelProto, inputs: Sequence[Array], options: MnnOptions | None = None
+) -> MnnExport:
+    """Convert a model and prove that the result computes the same.
+
+    Args:
+        model: Float ONNX with one input of fixed shape and float outputs.
+        inputs: float32 tensors of the input's shape to compare on, at least one.
+        options: See ``MnnOptions``; by default weights of 8 bits.
+
+    Raises:
+        InvalidInput: No input to compare on.
+        NotFound: MNN is not installed.
+        UnsupportedModel: MNN cannot convert it, or the file that it wrote computes something else.
+    """
+    options = options or MnnOptions()
+    if not inputs:
+        raise InvalidInput("there is no input to compare MNN with onnxruntime on", "give one")
+    if find_spec("MNN") is None:
+        raise NotFound("MNN is not installed", "pip install 'camplatform[mnn]'")
+    with tempfile.TemporaryDirectory(prefix="camsdk-mnn-") as folder:
+        work = _Workplace(Path(folder), model, inputs)
+        exact = work.convert("float.mnn", [])
+        float_error = work.compare(exact, FLOAT_ERROR)
+        if options.weight_bits is None:
+            return MnnExport(exact.read_bytes(), float_error, float_error)
+        limit = options.max_relative_error or ERROR_BY_BITS[options.weight_bits]
+        small = work.convert("quantized.mnn", _arguments(options))
+        error = work.compare(small, limit)
+        return MnnExport(small.read_bytes(), error, float_error)
+
+
+def _arguments(options: MnnOptions) -> list[str]:
+    arguments = ["--weightQuantBits", str(options.weight_bits)]
+    if options.block_size is not None:
+        arguments += ["--weightQuantBlock", str(options.block_size)]
+    return arguments
+
+
+class _Workplace:
+    """One model with its inputs and what onnxruntime gives for them, in a folder."""
+
+    def __init__(self, folder: Path, model: onnx.ModelProto, inputs: Sequence[Array]) -> None:
+        self._folder = folder
+        self._source = folder / "model.onnx"
+        self._source.write_bytes(model.SerializeToString())
+        self._input = model.graph.input[0].name
+        self._outputs = [output.name for output in model.graph.output]
+        session = Session(self._source.read_bytes())
+        self._cases = [(tensor, session.infer(tensor)) for tensor in inputs]
+
+    def convert(self, name: str, arguments: Sequence[str]) -> Path:
+        """The file that MNN wrote."""
+        target = self._folder / name
+        said = self._run("convert", str(self._source), str(target), *arguments)
+        if not target.is_file() or target.stat().st_size == 0:
+            raise UnsupportedModel(f"MNN cannot convert the model: {said}")
+        return target
+
+    def compare(self, path: Path, limit: float) -> float:
+        """Largest relative error of this file.
+
+        Raises:
+            UnsupportedModel: Above ``limit``, or it does not run.
+        """
+        worst = max(self._error(path, *case) for case in self._cases)
+        if not worst <= limit:
+            raise UnsupportedModel(
+                f"the file that MNN wrote differs from the model by {worst:.3g}, over {limit:g}",
+                "use more bits or smaller blocks" if limit > FLOAT_ERROR else "",
+            )
+        return worst
+
+    def _error(self, path: Path, tensor: Array, expected: Any) -> float:
+        given, found = self._folder / "input.npy", self._folder / "outputs.npz"
+        np.save(given, tensor, allow_pickle=False)
+        found.unlink(missing_ok=True)
+        said = self._run("infer", str(path), str(given), str(found), self._input, *self._outputs)
+        if not found.is_file():
+            raise UnsupportedModel(f"the file that MNN wrote does not run: {said}")
+        with np.load(found, allow_pickle=False) as arrays:
+            pairs = [(arrays[f"o{i}"], expected[name]) for i, name in enumerate(self._outputs)]
+        return max(_relative_error(actual, wanted) for actual, wanted in pairs)
+
+    def _run(self, *arguments: str) -> str:
+        """Run MNN; the end of what it said."""
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "camsdk.compress.mnn_child", *arguments],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise UnsupportedModel(f"MNN has not finished after {_TIMEOUT_S:g} s") from error
+        said = " ".join((done.stdout + done.stderr).split())[-_LAST_CHARACTERS:]
+        return said or f"its process ended with {done.returncode}"
+
+
+def _relative_error(actual: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """L2 norm of the difference over that of ``wanted``; infinite where shapes or NaN differ."""
+    if actual.shape != wanted.shape or not np.isfinite(actual).all():
+        return float("inf")
+    difference = float(np.linalg.norm(actual.astype(np.float64) - wanted))
+    return difference / max(float(np.linalg.norm(wanted.astype(np.float64))), 1e-12)

@@ -1,0 +1,91 @@
+"""Export to MNN: what is handed out has been run and agrees."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from camsdk.compress import mnn
+from camsdk.compress.mnn import MnnOptions, export_mnn
+from camsdk.errors import InvalidInput, NotFound, UnsupportedModel
+from support import models
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("MNN") is None, reason="the extra mnn is not installed"),
+]
+
+
+ONES = np.ones(4, np.float32)
+
+
+def network() -> onnx.ModelProto:
+    """Three convolutions, depthwise the second, 36,000 weights."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "a": rng.normal(0, 0.3, (32, 3, 3, 3)),
+        "b": rng.normal(0, 0.3, (32, 1, 3, 3)),
+        "c": rng.normal(0, 0.1, (1024, 32, 1, 1)),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["1"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["1"], ["2"]),
+        helper.make_node("Conv", ["2", "b"], ["3"], group=32, pads=[1, 1, 1, 1]),
+        helper.make_node("LeakyRelu", ["3"], ["4"], alpha=0.1),
+        helper.make_node("Conv", ["4", "c"], ["y"]),
+    ]
+    arrays = {name: value.astype(np.float32) for name, value in weights.items()}
+    return models.make_model(nodes, [1, 3, 16, 16], **arrays)
+
+
+def inputs() -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    return [rng.normal(size=(1, 3, 16, 16)).astype(np.float32) for _ in range(2)]
+
+
+def test_fewer_bits_make_smaller_files_that_still_agree() -> None:
+    exact = export_mnn(network(), inputs(), MnnOptions(weight_bits=None))
+    eight = export_mnn(network(), inputs())
+    four = export_mnn(network(), inputs(), MnnOptions(weight_bits=4))
+    assert exact.relative_error == exact.float_error < mnn.FLOAT_ERROR
+    assert exact.relative_error < eight.relative_error < 0.02
+    assert eight.relative_error < four.relative_error < 0.3
+    assert len(eight.content) < 0.4 * len(exact.content)
+    assert len(four.content) < 0.65 * len(eight.content)
+
+
+def test_a_file_that_differs_is_an_error() -> None:
+    with pytest.raises(UnsupportedModel, match="differs"):
+        export_mnn(network(), inputs(), MnnOptions(weight_bits=2, max_relative_error=0.01))
+
+
+def test_a_model_that_mnn_cannot_convert_is_an_error() -> None:
+    model = models.make_model([helper.make_node("Hardmax", ["x"], ["y"])], [4])
+    with pytest.raises(UnsupportedModel, match="cannot convert the model: .*Not Support"):
+        export_mnn(model, [ONES])
+
+
+def test_a_file_that_was_converted_with_success_but_does_not_run_is_an_error() -> None:
+    node = helper.make_node("LpPool", ["x"], ["y"], kernel_shape=[2, 2])
+    with pytest.raises(UnsupportedModel, match="does not run"):
+        export_mnn(models.make_model([node], [1, 1, 2, 2]), [ONES.reshape(1, 1, 2, 2)])
+
+
+def test_wrong_options_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bits in (0, 1, 9):
+        with pytest.raises(InvalidInput):
+            MnnOptions(weight_bits=bits)
+    with pytest.raises(InvalidInput, match="no input"):
+        export_mnn(network(), [])
+    monkeypatch.setattr(mnn, "find_spec", lambda _: None)
+    with pytest.raises(NotFound, match="MNN"):
+        export_mnn(network(), inputs())
+
+
+def test_the_module_that_calls_home_is_never_imported() -> None:
+    source = Path(mnn.__file__).with_name("mnn_child.py").read_text()
+    assert "import MNN.tools" not in source
+    assert "from MNN.tools" not in source
