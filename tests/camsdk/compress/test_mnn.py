@@ -64,7 +64,7 @@ def test_a_file_that_differs_is_an_error() -> None:
 
 def test_a_model_that_mnn_cannot_convert_is_an_error() -> None:
     model = models.make_model([helper.make_node("Hardmax", ["x"], ["y"])], [4])
-    with pytest.raises(UnsupportedModel, match="cannot convert the model: .*Not Support"):
+    with pytest.raises(UnsupportedModel, match=r"cannot convert the model: .*Not Support"):
         export_mnn(model, [ONES])
 
 
