@@ -1,0 +1,259 @@
+"""A float model with codes and ranges becomes a QDQ model that integer kernels run.
+
+The placement of the QuantizeLinear/DequantizeLinear pairs is onnxruntime's own quantizer's, which
+knows which of its kernels fuse what. What it is not left to choose: the codes and scales of the
+weights and the ranges of the activations, which are given here and stay as they are.
+
+Activations below 8 bits are stored in uint8 with the coarse scale of their bits and limited to
+0 ... 2^bits - 1 by a Clip between QuantizeLinear and DequantizeLinear: in the integers, where it
+does not keep the convolution before it from being fused.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from camsdk.compress.codes import CodedTensor
+from camsdk.compress.graph.layers import Layer, constants, list_layers
+from camsdk.errors import InvalidInput
+
+QUANTIZED_OPERATORS: Final = (
+    "Add", "AveragePool", "Clip", "Concat", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool",
+    "LeakyRelu", "MatMul", "MaxPool", "Mul", "Pad", "Relu", "Reshape", "Resize", "Sigmoid",
+    "Transpose",
+)  # fmt: skip
+"""Operators that have integer kernels or only move data; others get float inputs."""
+
+_ONE_INPUT: Final = (
+    "Clip",
+    "Pad",
+    "Reshape",
+    "Resize",
+    "Transpose",
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+)
+"""Whose first input alone is an activation; the others are sizes, limits or weights."""
+
+_MIN_MAX: Final = CalibrationMethod.MinMax
+
+
+@dataclass(frozen=True)
+class ActivationRange:
+    """What a tensor's values are quantized between.
+
+    Attributes:
+        low, high: Real values, low <= 0 <= high, so that zero (padding) is exact.
+        bit_width: 2 to 8.
+    """
+
+    low: float
+    high: float
+    bit_width: int = 8
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low <= 0 <= self.high):
+            raise InvalidInput(f"a range from {self.low} to {self.high} does not contain 0")
+        if not 2 <= self.bit_width <= 8:
+            raise InvalidInput(f"{self.bit_width}-bit activations are not to be had", "give 2 to 8")
+
+    @property
+    def largest(self) -> int:
+        """The largest code; the smallest is 0."""
+        return int(2**self.bit_width - 1)
+
+    @property
+    def scale(self) -> np.float32:
+        """Of one step; 1 for a tensor that is always zero."""
+        return np.float32((self.high - self.low) / self.largest or 1.0)
+
+    @property
+    def zero_point(self) -> int:
+        """The code of 0."""
+        return int(np.clip(np.rint(-self.low / float(self.scale)), 0, self.largest))
+
+
+def emit_qdq(
+    model: onnx.ModelProto,
+    weights: Mapping[str, CodedTensor],
+    activations: Mapping[str, ActivationRange],
+) -> onnx.ModelProto:
+    """Write codes and ranges into a model.
+
+    Args:
+        model: Float, BatchNorm folded, shapes static; not changed.
+        weights: By layer name; a layer that is not named stays in float.
+        activations: By tensor name. An operator is quantized only where all tensors that enter
+            and leave it have a range; where ``Relu`` or ``Clip`` follow a layer directly, the range
+            behind them is the one that counts.
+
+    Returns:
+        The model in QDQ form, opset as before.
+
+    Raises:
+        InvalidInput: A layer is not in the model, or its codes have another shape.
+    """
+    layers = {layer.name: layer for layer in list_layers(model)}
+    unknown = sorted(weights.keys() - layers.keys())
+    if unknown:
+        raise InvalidInput(f"the model has no layer {', '.join(unknown)}")
+    source = _with_values(model, layers, weights)
+    ranges = _before_activations(source, activations)
+    chosen = _chosen(source, layers, weights, ranges)
+    overrides = {**_weight_overrides(layers, weights, chosen), **_activation_overrides(ranges)}
+    quantizer = QDQQuantizer(
+        source,
+        True,
+        False,
+        QuantType.QInt8,
+        QuantType.QUInt8,
+        TensorsData(_MIN_MAX, {name: _tensor_data(of) for name, of in ranges.items()}),
+        chosen,
+        [],
+        list(QUANTIZED_OPERATORS),
+        {"TensorQuantOverrides": overrides, "QDQDisableWeightAdjustForInt32Bias": True},
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    result: onnx.ModelProto = quantizer.model.model
+    del result.metadata_props[:]
+    _limit_low_bits(result, ranges)
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def _with_values(
+    model: onnx.ModelProto, layers: Mapping[str, Layer], weights: Mapping[str, CodedTensor]
+) -> onnx.ModelProto:
+    """A copy in which each coded layer has a weight of its own, with the values of its codes."""
+    source = onnx.ModelProto()
+    source.CopyFrom(model)
+    stored = constants(model)
+    nodes = {node.name: node for node in source.graph.node}
+    for name, coded in weights.items():
+        layer = layers[name]
+        if coded.codes.shape != layer.shape:
+            raise InvalidInput(
+                f"layer {name} has weights of shape {layer.shape}, its codes {coded.codes.shape}"
+            )
+        values = layer.as_stored(coded.values).astype(stored[layer.weight].dtype)
+        own = f"{name}.weight.coded"
+        source.graph.initializer.append(numpy_helper.from_array(values, own))
+        nodes[name].input[1] = own
+        if layer.bias is not None:  # shared biases would get the scale of one of their layers
+            source.graph.initializer.append(
+                numpy_helper.from_array(stored[layer.bias], f"{name}.bias.coded")
+            )
+            nodes[name].input[2] = f"{name}.bias.coded"
+    used = {tensor for node in source.graph.node for tensor in node.input}
+    kept = [tensor for tensor in source.graph.initializer if tensor.name in used]
+    del source.graph.initializer[:]
+    source.graph.initializer.extend(kept)
+    return source
+
+
+def _before_activations(
+    model: onnx.ModelProto, activations: Mapping[str, ActivationRange]
+) -> dict[str, ActivationRange]:
+    """The ranges, with those behind Relu and Clip also before them where nothing else reads it."""
+    ranges = dict(activations)
+    readers: dict[str, int] = {}
+    for node in model.graph.node:
+        for tensor in node.input:
+            readers[tensor] = readers.get(tensor, 0) + 1
+    outputs = {value.name for value in model.graph.output}
+    for node in reversed(model.graph.node):
+        if node.op_type in ("Relu", "Clip") and node.output[0] in ranges:
+            before = node.input[0]
+            if readers.get(before) == 1 and before not in outputs:
+                ranges[before] = ranges[node.output[0]]
+    return ranges
+
+
+def _chosen(
+    model: onnx.ModelProto,
+    layers: Mapping[str, Layer],
+    weights: Mapping[str, CodedTensor],
+    ranges: Mapping[str, ActivationRange],
+) -> list[str]:
+    """Names of the nodes to quantize."""
+    fixed = constants(model)
+    chosen = []
+    for node in model.graph.node:
+        if node.op_type not in QUANTIZED_OPERATORS or (node.name in layers) != (
+            node.name in weights
+        ):
+            continue
+        moving = [node.input[0]] if node.op_type in _ONE_INPUT else list(node.input)
+        tensors = [name for name in (*moving, *node.output) if name and name not in fixed]
+        if all(name in ranges for name in tensors):
+            chosen.append(node.name)
+    return chosen
+
+
+def _weight_overrides(
+    layers: Mapping[str, Layer], weights: Mapping[str, CodedTensor], chosen: list[str]
+) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    for name in set(chosen) & weights.keys():
+        coded, layer = weights[name], layers[name]
+        kind: dict[str, Any] = {"quant_type": QuantType.QInt8, "zero_point": np.array(0, np.int8)}
+        if coded.scale.ndim == 0 or (layer.operator == "ConvTranspose" and layer.groups > 1):
+            entries = [{**kind, "scale": np.array(coded.scale, np.float32)}]
+        else:
+            entries = [{**kind, "scale": np.array(scale, np.float32)} for scale in coded.scale]
+            entries[0]["axis"] = layer.filter_axis
+        overrides[f"{name}.weight.coded"] = entries
+    return overrides
+
+
+def _activation_overrides(ranges: Mapping[str, ActivationRange]) -> dict[str, Any]:
+    return {
+        name: [
+            {
+                "quant_type": QuantType.QUInt8,
+                "scale": np.array(of.scale, np.float32),
+                "zero_point": np.array(of.zero_point, np.uint8),
+            }
+        ]
+        for name, of in ranges.items()
+    }
+
+
+def _tensor_data(of: ActivationRange) -> TensorData:
+    return TensorData(lowest=np.float32(of.low), highest=np.float32(of.high))
+
+
+def _limit_low_bits(model: onnx.ModelProto, ranges: Mapping[str, ActivationRange]) -> None:
+    """Put a Clip behind every QuantizeLinear of a tensor below 8 bits."""
+    nodes: list[onnx.NodeProto] = []
+    readers = list(model.graph.node)
+    for node in readers:
+        nodes.append(node)
+        of = ranges.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        if of is None or of.bit_width == 8:
+            continue
+        bound, limited = f"largest_code_{of.bit_width}", f"{node.output[0]}_limited"
+        if not any(tensor.name == bound for tensor in model.graph.initializer):
+            model.graph.initializer.append(
+                numpy_helper.from_array(np.array(of.largest, np.uint8), bound)
+            )
+        for reader in readers:
+            for index, tensor in enumerate(reader.input):
+                if tensor == node.output[0]:
+                    reader.input[index] = limited
+        nodes.append(
+            helper.make_node("Clip", [node.output[0], "", bound], [limited], f"{limited}_clip")
+        )
+    kept = copy.deepcopy(nodes)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
