@@ -65,7 +65,8 @@ def find_masks(
         granularity: What is pruned together.
         is_global: One threshold for all layers; without it, or with a sparsity by layer, each
             layer reaches the share by itself.
-        completeness: Share of the zeros to make now, 0 to 1, for a schedule. N:M's law holds at 1.
+        completeness: Share of the zeros to make now, for a schedule. N:M's law holds from 1 on;
+            above 1 goes beyond the sparsity asked for.
 
     Returns:
         By layer, a mask of the importance's shape.
@@ -82,10 +83,10 @@ def find_masks(
         groups = [({name: layer}, sparsity) for name, layer in layers.items()]
     result: dict[str, Mask] = {}
     for group, share in groups:
-        if not 0 <= share < 1 or not 0 <= completeness <= 1:
+        if not 0 <= share < 1 or completeness < 0:
             raise InvalidInput(
                 f"sparsity {share} or completeness {completeness} is out of range",
-                "give a sparsity from 0 to below 1 and a completeness from 0 to 1",
+                "give a sparsity from 0 to below 1 and a completeness of at least 0",
             )
         result |= _prune(group, share, completeness)
     return {name: result[name] for name in importance}

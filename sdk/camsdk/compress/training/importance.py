@@ -29,15 +29,17 @@ class ImportanceEstimate:
 
     - "magnitude": |w|.
     - "taylor-1": sqrt(E[(w g)^2]), the root of arXiv:1906.10771, eq. 8, averaged over batches.
-    - "taylor-2": |w E[g] - h w^2 / 2|, the same paper's eq. 7 with h = E[g^2], the diagonal of the
-      empirical Fisher matrix of a mini-batch, for the Hessian matrix.
+    - "taylor-2": |w E[g] - h w^2 / 2|, the same paper's eq. 7 with the diagonal of the empirical
+      Fisher matrix for the Hessian: h = E[g^2] times the batch size, since a mini-batch's gradient
+      varies by so much less than an example's.
     """
 
-    def __init__(self, kind: Importance, *, decay: float = DECAY) -> None:
+    def __init__(self, kind: Importance, *, decay: float = DECAY, batch_size: int = 128) -> None:
         if not 0 <= decay < 1:
             raise InvalidInput(f"decay {decay} is out of range", "give 0 to below 1")
         self._kind = kind
         self._decay = decay
+        self._batch_size = batch_size
         self._weights: Mapping[str, nn.Parameter] = {}
         self._gradient: dict[str, Tensor] = {}
         self._square: dict[str, Tensor] = {}
@@ -71,19 +73,34 @@ class ImportanceEstimate:
 
     @torch.no_grad()
     def demand(self) -> Scores:
-        """How much the loss asks for each weight to move: |E[g]| (RigL, arXiv:1911.11134)."""
-        return {name: _to_numpy(average.abs()) for name, average in self._gradient.items()}
+        """What a weight that is zero would be worth if it had its layer's typical magnitude.
+
+        In the unit of ``scores``, so that the two compare. The gradient's average keeps its sign:
+        where batches disagree nothing is asked for. RigL (arXiv:1911.11134) ranks by |g| alone.
+        """
+        result = {}
+        for name, weight in self._weights.items():
+            typical = weight.abs().sum() / weight.count_nonzero().clamp(min=1)
+            demand = typical * self._gradient[name].abs()
+            if self._kind == "magnitude":
+                demand /= self._square[name].mean().sqrt().clamp(min=torch.finfo().tiny)
+            result[name] = _to_numpy(demand * self._correction)
+        return result
 
     def _score(self, name: str, weight: Tensor) -> Tensor:
         if self._kind == "magnitude" or not self._steps:
             return weight.abs()
-        # Averages start from 0; both grow by the same factor until the decay has forgotten it.
-        correction = 1 / (1 - self._decay**self._steps)
-        square = self._square[name] * correction
+        square = self._square[name] * self._correction
         if self._kind == "taylor-1":
             return weight.abs() * square.sqrt()
-        gradient = self._gradient[name] * correction
-        return (weight * gradient - square * weight.square() / 2).abs()
+        gradient = self._gradient[name] * self._correction
+        fisher = square * self._batch_size
+        return (fisher * weight.square() / 2 - weight * gradient).abs()
+
+    @property
+    def _correction(self) -> float:
+        """Averages start from 0: both have to grow by this until the decay has forgotten it."""
+        return 1 / (1 - self._decay**self._steps) if self._steps else 1.0
 
     def state_dict(self) -> dict[str, Tensor | float | int]:
         """Averages by weight, and the steps they cover."""

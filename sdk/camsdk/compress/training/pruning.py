@@ -1,10 +1,11 @@
 """Pruning while training: sparsity rises, weights go by importance, some come back.
 
 The masks change at a fixed number of moments between ``begin`` and ``end``, never later: from then
-on the network settles. At each moment a share of the places that the schedule leaves is not given
-to the most important survivors but to pruned weights whose gradient is largest (RigL,
-arXiv:1911.11134, section 3); the share falls to 0 along a cosine, so the last masks are chosen by
-importance alone. Nothing is random: the same steps give the same masks.
+on the network settles. At each moment the least important share of the weights that would stay has
+to stand up to the pruned weights that the gradient asks for, and loses its place where those would
+be worth more (after RigL, arXiv:1911.11134, section 3, which exchanges the whole share); the share
+falls to 0 along a cosine, so the last masks are chosen by importance alone. Nothing is random: the
+same steps give the same masks.
 """
 
 import math
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from camsdk.compress.codes import CodedTensor
-from camsdk.compress.options import PruneOptions
+from camsdk.compress.options import Filter, PruneOptions
 from camsdk.compress.sparsity import Mask, count_zeros, cubic_sparsity, find_masks
+from camsdk.compress.training.filters import find_filter_groups, remove_filters
 from camsdk.compress.training.importance import DECAY, ImportanceEstimate, saved_tensor
 from camsdk.errors import InvalidInput
 
@@ -37,6 +39,7 @@ class MaskSchedule:
         options: What is wanted at the end.
         layer_sparsity: Sparsity by weight name, in place of the one for all.
         decay: Of the averages of gradients over the steps.
+        batch_size: Of the training, for second-order importance.
         updates: Moments at which the masks change.
     """
 
@@ -46,11 +49,12 @@ class MaskSchedule:
         *,
         layer_sparsity: Mapping[str, float] | None = None,
         decay: float = DECAY,
+        batch_size: int = 128,
         updates: int = UPDATES,
     ) -> None:
         self._options = options
         self._layer_sparsity = layer_sparsity
-        self._estimate = ImportanceEstimate(options.importance, decay=decay)
+        self._estimate = ImportanceEstimate(options.importance, decay=decay, batch_size=batch_size)
         self._updates = updates
         self._moment = 0
         self._masks: dict[str, Tensor] = {}
@@ -63,11 +67,14 @@ class MaskSchedule:
                 f"no weights with filters and inputs: {', '.join(small) or 'none given'}",
                 "attach the weights of convolutions and linear layers",
             )
-        self._estimate.attach(named_weights)
+        self._watch(named_weights)
+
+    def _watch(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._estimate.attach(parameters)
         self._moment = 0
         self._masks = {
-            name: torch.ones_like(weight, dtype=torch.bool)
-            for name, weight in named_weights.items()
+            name: torch.ones_like(parameter, dtype=torch.bool)
+            for name, parameter in parameters.items()
         }
 
     def after_backward(self, progress: float) -> None:
@@ -89,13 +96,18 @@ class MaskSchedule:
         return self._masks
 
     @property
+    def current(self) -> Mapping[str, Tensor]:
+        """The masks that ``masks`` gave last."""
+        return self._masks
+
+    @property
     def is_final(self) -> bool:
         """Whether the masks have reached the sparsity asked for and stay as they are."""
         return self._moment == self._updates
 
     def _update(self, done: float) -> dict[str, Mask]:
-        scores = self._estimate.scores()
         completeness = cubic_sparsity(done, 1.0)
+        scores = self._scores()
         masks = self._find(scores, completeness)
         share = self._options.regrow * (1 + math.cos(math.pi * done)) / 2
         zeros = count_zeros(masks)
@@ -103,8 +115,23 @@ class MaskSchedule:
         exchanged = int(share * min(kept, zeros))
         if not exchanged:
             return masks
-        survivors = self._find(scores, completeness * (1 + exchanged / zeros))
-        return self._find(_with_demand(survivors, self._estimate.demand()), completeness)
+        # The least important of those that would stay compete with those that would not.
+        safe = self._find(scores, completeness * (1 + exchanged / zeros))
+        demand = self._estimate.demand()
+        top = max(float(max(scores[n].max(), demand[n].max())) for n in scores) + 1
+        contest = {
+            name: np.where(safe[name], top, np.where(masks[name], scores[name], demand[name]))
+            for name in scores
+        }
+        return self._find(contest, completeness)
+
+    def _scores(self) -> dict[str, np.ndarray]:
+        """Importance; of weights that count for nothing those go first that are gone already."""
+        scores = self._estimate.scores()
+        return {
+            name: np.where((score == 0) & ~self._masks[name].cpu().numpy(), np.float32(-1), score)
+            for name, score in scores.items()
+        }
 
     def _find(self, scores: Mapping[str, np.ndarray], completeness: float) -> dict[str, Mask]:
         options = self._options
@@ -114,7 +141,7 @@ class MaskSchedule:
             sparsity,
             options.granularity,
             is_global=options.is_global,
-            completeness=min(completeness, 1.0),
+            completeness=completeness,
         )
 
     def state_dict(self) -> State:
@@ -139,11 +166,40 @@ class MaskSchedule:
         self._moment = int(state["moment"])
 
 
+class FilterSchedule(MaskSchedule):
+    """The same for whole filters, of a network instead of named weights; masks by parameter.
+
+    A filter goes with its bias, its normalisation and every weight that reads it, so its gradient
+    is zero from then on and nothing asks for it: filters do not come back. Sparsity is the share
+    of the weights that are removed with them.
+    """
+
+    def attach_network(self, module: nn.Module, example: Tensor) -> None:
+        """Prune the filters of a network. Raises InvalidInput if not so many can be removed."""
+        self._groups = find_filter_groups(module, example)
+        self._groups.choose(
+            [np.zeros(group.count) for group in self._groups.groups], self._options.sparsity
+        )
+        of_groups = self._groups.kept_axes(self._groups.all())
+        self._watch({n: p for n, p in module.named_parameters() if n in of_groups})
+
+    def remove(self, module: nn.Module) -> None:
+        """Make the network smaller, in place, by what is masked now."""
+        masks = {name: mask.cpu().numpy() for name, mask in self._masks.items()}
+        remove_filters(module, self._groups, self._groups.kept_by(masks))
+
+    def _update(self, done: float) -> dict[str, Mask]:
+        sparsity = cubic_sparsity(done, self._options.sparsity)
+        scores = self._groups.scores(self._estimate.scores())
+        return self._groups.masks(self._groups.choose(scores, sparsity))
+
+
 class PruneMethod:
     """Pruning alone, weights stay in float: a ``Method`` of the trainer.
 
     A pruned weight is zero in every forward pass. Its gradient is still computed, for the demand
-    for it, but reaches neither the optimizer nor its momentum.
+    for it, but reaches neither the optimizer nor its momentum. Filters are removed from the network
+    when the training is over, which makes it smaller in place: take its parameters anew.
 
     Args:
         options: What is pruned.
@@ -155,13 +211,27 @@ class PruneMethod:
     def __init__(
         self, options: PruneOptions, *, layer_sparsity: Mapping[str, float] | None = None
     ) -> None:
-        self._schedule = MaskSchedule(options, layer_sparsity=layer_sparsity)
+        if isinstance(options.granularity, Filter):
+            if layer_sparsity is not None:
+                raise InvalidInput(
+                    "filters are tied across layers and have no sparsity by layer",
+                    "give one sparsity, or prune elements or blocks",
+                )
+            self._schedule: MaskSchedule = FilterSchedule(options)
+        else:
+            self._schedule = MaskSchedule(options, layer_sparsity=layer_sparsity)
+        self._module: nn.Module | None = None
         self._weights: dict[str, nn.Parameter] = {}
 
     def attach(self, module: nn.Module, example: Tensor) -> None:
-        """Prune the weights of all convolutions and linear layers. ``example`` is not used."""
-        self._weights = prunable_weights(module)
-        self._schedule.attach(self._weights)
+        """Prune all convolutions and linear layers; filters are found by running ``example``."""
+        self._module = module
+        if isinstance(self._schedule, FilterSchedule):
+            self._weights = dict(module.named_parameters())
+            self._schedule.attach_network(module, example)
+        else:
+            self._weights = prunable_weights(module)
+            self._schedule.attach(self._weights)
 
     def penalty(self) -> Tensor | None:
         """Nothing is added to the loss."""
@@ -170,7 +240,7 @@ class PruneMethod:
     def after_backward(self, progress: float) -> None:
         """Judge weights by their gradients, then hide those of pruned weights."""
         self._schedule.after_backward(progress)
-        for name, mask in self._schedule.masks(progress).items():
+        for name, mask in self._schedule.current.items():
             weight = self._weights[name]
             if weight.grad is not None:
                 weight.grad.mul_(mask)
@@ -180,8 +250,10 @@ class PruneMethod:
         self._apply(progress)
 
     def finish(self) -> None:
-        """Reach the final sparsity, also when the training was cut short."""
+        """Reach the final sparsity, also when the training was cut short; remove filters."""
         self._apply(1.0)
+        if isinstance(self._schedule, FilterSchedule) and self._module is not None:
+            self._schedule.remove(self._module)
 
     def coded_weights(self) -> Mapping[str, CodedTensor]:
         """None: weights stay in float."""
@@ -201,7 +273,12 @@ class PruneMethod:
 
     @torch.no_grad()
     def _apply(self, progress: float) -> None:
-        for name, mask in self._schedule.masks(progress).items():
+        # Momentum has moved pruned weights off zero; they are not to be judged by that.
+        self._zero(self._schedule.current)
+        self._zero(self._schedule.masks(progress))
+
+    def _zero(self, masks: Mapping[str, Tensor]) -> None:
+        for name, mask in masks.items():
             # Multiplying would leave -0.0, which is no zero to a byte-wise coder.
             self._weights[name].masked_fill_(~mask, 0.0)
 
@@ -215,23 +292,13 @@ def prunable_weights(module: nn.Module) -> dict[str, nn.Parameter]:
         InvalidInput: There are none.
     """
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    found = {
-        name: child.weight for name, child in module.named_modules() if isinstance(child, kinds)
-    }
+    found: dict[str, nn.Parameter] = {}
+    for name, child in module.named_modules():
+        if isinstance(child, kinds):
+            found[name] = child.weight
     if not found:
         raise InvalidInput(
             "the network has no convolution or linear layer to prune",
             "prune a network made of nn.Conv2d and nn.Linear",
         )
     return found
-
-
-def _with_demand(
-    survivors: Mapping[str, Mask], demand: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """An importance that ranks all survivors before the others, and those by demand."""
-    largest = max(float(array.max()) for array in demand.values()) or 1.0
-    return {
-        name: np.where(survivors[name], np.float32(2), array / largest)
-        for name, array in demand.items()
-    }

@@ -1,0 +1,241 @@
+"""Masks over a training: the sparsity asked for, nothing revives, a resumed run goes on alike."""
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from camsdk.compress.options import (
+    Block,
+    Element,
+    Filter,
+    Importance,
+    NOfM,
+    PruneGranularity,
+    PruneOptions,
+)
+from camsdk.compress.sparsity import cubic_sparsity
+from camsdk.compress.training.importance import ImportanceEstimate
+from camsdk.compress.training.method import Method
+from camsdk.compress.training.pruning import MaskSchedule, PruneMethod, prunable_weights
+from camsdk.errors import InvalidInput
+
+STEPS = 60
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32, 4),
+    )
+
+
+class Training:
+    """A few steps of SGD with momentum on a fixed task: which quadrant is brightest."""
+
+    def __init__(self, module: nn.Module, method: Method, seed: int = 0) -> None:
+        self.module, self.method = module, method
+        generator = torch.Generator().manual_seed(seed)
+        self.images = torch.rand(64, 1, 6, 6, generator=generator)
+        pooled = functional.adaptive_avg_pool2d(self.images, 2)
+        self.labels = torch.flatten(pooled, 1).argmax(1)
+        method.attach(module, self.images[:1])
+        self.optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
+        self.step = 0
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            progress = self.step / STEPS
+            self.optimizer.zero_grad()
+            part = slice(self.step % 4 * 16, self.step % 4 * 16 + 16)
+            logits = self.module(self.images[part])
+            functional.cross_entropy(logits, self.labels[part]).backward()
+            self.method.after_backward(progress)
+            self.optimizer.step()
+            self.step += 1
+            self.method.after_step(self.step / STEPS)
+
+
+def zeros(module: nn.Module) -> dict[str, Tensor]:
+    return {name: weight == 0 for name, weight in prunable_weights(module).items()}
+
+
+def share(masks: Mapping[str, Tensor]) -> float:
+    return sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "taylor-1", "taylor-2"])
+@pytest.mark.parametrize(
+    ("granularity", "expected"),
+    [(Element(), 0.8), (Block(4), 0.8), (NOfM(1, 4), 0.8)],
+)
+def test_training_ends_at_the_sparsity_asked_for(
+    importance: Importance, granularity: PruneGranularity, expected: float
+) -> None:
+    options = PruneOptions(0.8, granularity, importance)
+    module = network()
+    training = Training(module, PruneMethod(options))
+    training.run(STEPS)
+    training.method.finish()
+    total = sum(weight.numel() for weight in prunable_weights(module).values())
+    # Blocks of 4 may leave up to 3 weights of the target.
+    assert share(zeros(module)) == pytest.approx(expected, abs=4 / total)
+    for weight in prunable_weights(module).values():
+        assert not (weight.signbit() & (weight == 0)).any()
+
+
+def test_sparsity_follows_the_schedule_and_pruned_weights_stay_zero_in_between() -> None:
+    options = PruneOptions(0.9, begin=0.2, end=0.7, regrow=0.0)
+    module = network()
+    training = Training(module, PruneMethod(options))
+    total = sum(weight.numel() for weight in prunable_weights(module).values())
+    before = zeros(module)
+    for step in range(1, STEPS + 1):
+        training.run(1)
+        wanted = cubic_sparsity(step / STEPS, 0.9, begin=0.2, end=0.7)
+        # The masks change at 50 moments, so sparsity lags by less than one of them.
+        assert wanted - 0.9 * 3 / 50 - 1 / total <= share(zeros(module)) <= wanted + 1 / total
+        after = zeros(module)
+        assert all((before[name] <= after[name]).all() for name in before)
+        before = after
+
+
+def test_momentum_does_not_revive_weights_after_the_end() -> None:
+    options = PruneOptions(0.7, end=0.5)
+    module = network()
+    training = Training(module, PruneMethod(options))
+    training.run(STEPS // 2 + 1)
+    before = zeros(module)
+    training.run(5)
+    assert all(torch.equal(before[name], after) for name, after in zeros(module).items())
+    for name, weight in prunable_weights(module).items():
+        assert not weight.grad[before[name]].any(), name
+
+
+def test_a_weight_that_the_gradient_asks_for_comes_back_only_with_regrowth() -> None:
+    def places(regrow: float) -> tuple[Tensor, Tensor]:
+        weight = nn.Parameter(torch.tensor([[4.0, 3.0, 2.0, 1.0, 0.5, 0.4, 0.3, 0.2]]))
+        schedule = MaskSchedule(
+            PruneOptions(0.5, importance="magnitude", end=1.0, regrow=regrow), updates=10
+        )
+        schedule.attach({"w": weight})
+        weight.grad = torch.tensor([[0.0, 0, 0, 0, 0, 0, 0, 9.0]])
+        schedule.after_backward(0.0)
+        early = schedule.masks(0.4)["w"].clone()
+        return early, schedule.masks(1.0)["w"]
+
+    early, final = places(0.0)
+    assert not early[0, 7]
+    early, final = places(0.8)
+    assert early[0, 7]
+    # At the end importance alone decides.
+    assert final.tolist() == [[True] * 4 + [False] * 4]
+
+
+@pytest.mark.parametrize("granularity", [Element(), Filter()])
+def test_a_resumed_training_gives_the_same_weights(granularity: PruneGranularity) -> None:
+    options = PruneOptions(0.6, granularity)
+    whole = Training(network(), PruneMethod(options))
+    whole.run(STEPS)
+
+    first = Training(network(), PruneMethod(options))
+    first.run(25)
+    second = Training(copy.deepcopy(first.module), PruneMethod(options))
+    second.method.load_state_dict(copy.deepcopy(first.method.state_dict()))
+    second.optimizer.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
+    second.step = first.step
+    second.run(STEPS - 25)
+    for name, value in whole.module.state_dict().items():
+        assert torch.equal(value, second.module.state_dict()[name]), name
+
+
+def test_state_of_another_model_is_refused() -> None:
+    first = MaskSchedule(PruneOptions(0.5))
+    first.attach({"w": nn.Parameter(torch.ones(2, 3))})
+    second = MaskSchedule(PruneOptions(0.5))
+    second.attach({"w": nn.Parameter(torch.ones(2, 4))})
+    with pytest.raises(InvalidInput, match="mask/w"):
+        second.load_state_dict(first.state_dict())
+
+
+def test_a_training_cut_short_still_ends_sparse() -> None:
+    module = network()
+    training = Training(module, PruneMethod(PruneOptions(0.75)))
+    training.run(5)
+    training.method.finish()
+    assert share(zeros(module)) == pytest.approx(0.75, abs=2e-3)
+
+
+def test_filters_leave_a_smaller_network_with_the_same_outputs() -> None:
+    module = network()
+    before = sum(weight.numel() for weight in prunable_weights(module).values())
+    method = PruneMethod(PruneOptions(0.5, Filter()))
+    training = Training(module, method)
+    training.run(STEPS)
+    module.eval()
+    masked = module(training.images)
+    method.finish()
+    torch.testing.assert_close(module(training.images), masked, atol=1e-5, rtol=1e-5)
+    after = sum(weight.numel() for weight in prunable_weights(module).values())
+    assert after <= before / 2
+    assert module[0].out_channels < 8 or module[3].out_channels < 8
+
+
+def test_sparsity_by_layer_is_reached_in_each() -> None:
+    module = network()
+    wanted = {"0": 0.25, "3": 0.75, "6": 0.5}
+    training = Training(module, PruneMethod(PruneOptions(0.5), layer_sparsity=wanted))
+    training.run(STEPS)
+    training.method.finish()
+    for name, mask in zeros(module).items():
+        assert int(mask.sum()) == round(wanted[name] * mask.numel())
+
+
+def test_what_cannot_be_pruned_is_said() -> None:
+    with pytest.raises(InvalidInput, match="no convolution"):
+        PruneMethod(PruneOptions(0.5)).attach(nn.ReLU(), torch.zeros(1))
+    with pytest.raises(InvalidInput, match="filters and inputs"):
+        MaskSchedule(PruneOptions(0.5)).attach({"bias": nn.Parameter(torch.ones(3))})
+    with pytest.raises(InvalidInput, match="filters are tied"):
+        PruneMethod(PruneOptions(0.5, Filter()), layer_sparsity={})
+    with pytest.raises(InvalidInput, match="more than the filters allow"):
+        PruneMethod(PruneOptions(0.99, Filter())).attach(network(), torch.zeros(1, 1, 6, 6))
+
+
+def test_taylor_importance_is_the_root_mean_square_of_weight_times_gradient() -> None:
+    weight = nn.Parameter(torch.tensor([[2.0, -1.0, 0.0]]))
+    first = ImportanceEstimate("taylor-1", decay=0.5)
+    second = ImportanceEstimate("taylor-2", decay=0.5, batch_size=3)
+    for estimate in (first, second):
+        estimate.attach({"w": weight})
+        for gradient in ([[1.0, 4.0, 1.0]], [[-3.0, 2.0, 1.0]]):
+            weight.grad = torch.tensor(gradient)
+            estimate.update()
+    # Averages weigh 1/3 and 2/3 after the correction for their start from 0.
+    square = np.array([1 + 2 * 9, 16 + 2 * 4, 3]) / 3
+    mean = np.array([1 - 2 * 3, 4 + 2 * 2, 3]) / 3
+    w = np.array([2.0, -1, 0])
+    np.testing.assert_allclose(first.scores()["w"][0], np.abs(w) * np.sqrt(square), rtol=1e-5)
+    expected = np.abs(w * mean - 3 * square * w**2 / 2)
+    np.testing.assert_allclose(second.scores()["w"][0], expected, rtol=1e-5)
+
+
+def test_magnitude_stands_in_before_the_first_gradient() -> None:
+    estimate = ImportanceEstimate("taylor-1")
+    estimate.attach({"w": nn.Parameter(torch.tensor([[2.0, -3.0]]))})
+    assert estimate.scores()["w"].tolist() == [[2.0, 3.0]]
