@@ -1,0 +1,200 @@
+"""A model made ready: BatchNorm folded, each layer with weights and a bias of its own.
+
+What BatchNorm knew is kept: its beta and gamma are the mean and the standard deviation of its
+output on the training data, per channel, which is all that is left of that data.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from camsdk.compress.graph.layers import LAYER_OPERATORS, Layer, attributes, constants, list_layers
+from camsdk.compress.ptq.probing import Floats, probe
+
+_SMALLEST_STD = 1e-4
+_LARGEST_FACTOR = 50.0
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """What BatchNorm says about a layer's output on the training data.
+
+    Attributes:
+        mean, std: float64 (channels,).
+    """
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model without BatchNorm behind layers.
+
+    Attributes:
+        model: A copy; each layer's weights are an initializer that no other node reads.
+        normalised: By layer name, where there was a BatchNorm.
+    """
+
+    model: onnx.ModelProto
+    normalised: Mapping[str, Normalised]
+
+
+def prepare(model: onnx.ModelProto) -> Prepared:
+    """Fold BatchNorm into the layers before it and part what layers share.
+
+    Raises:
+        UnsupportedModel: As ``graph.layers.list_layers``.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    _constants_to_initializers(result)
+    list_layers(result)  # refuses nameless layers and open shapes
+    _give_own_weights(result)
+    normalised = _fold(result)
+    return Prepared(result, normalised)
+
+
+def write(model: onnx.ModelProto, values: Mapping[str, NDArray[np.generic]]) -> None:
+    """Replace initializers, which keep their types; new names are added."""
+    left = dict(values)
+    for tensor in model.graph.initializer:
+        if tensor.name in left:
+            kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            array = np.asarray(left.pop(tensor.name), kind)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for name, value in left.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+
+
+def weights_of(model: onnx.ModelProto, layers: tuple[Layer, ...]) -> dict[str, NDArray[np.float64]]:
+    """Filters-first weights by layer name, float64."""
+    stored = constants(model)
+    return {
+        layer.name: layer.filters_first(stored[layer.weight]).astype(np.float64) for layer in layers
+    }
+
+
+def as_if_trained(
+    prepared: Prepared, layers: tuple[Layer, ...], inputs: "list[Floats] | object"
+) -> onnx.ModelProto:
+    """A model whose layers answer to ``inputs`` as the real ones answer to the training data.
+
+    Made-up inputs give other statistics than the data did. Layer after layer, the output of each
+    that had a BatchNorm is shifted and scaled per channel to the mean and standard deviation that
+    BatchNorm promises, so that ranges, second moments and the sums behind shortcuts become those
+    of the data as far as means and variances go. Only for measuring: it is another function.
+
+    Args:
+        layers: Of ``prepared.model``.
+        inputs: Can be iterated again and again.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(prepared.model)
+    for layer in layers:
+        goal = prepared.normalised.get(layer.name)
+        if goal is None or layer.bias is None:
+            continue
+        mean, std = _statistics(result, layer, inputs)
+        factor = np.clip(goal.std / np.maximum(std, _SMALLEST_STD), 0, _LARGEST_FACTOR)
+        stored = constants(result)
+        weight = layer.filters_first(stored[layer.weight])
+        scaled = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
+        bias = goal.mean + (stored[layer.bias] - mean) * factor
+        write(result, {layer.weight: layer.as_stored(scaled), layer.bias: bias})
+    return result
+
+
+def _statistics(
+    model: onnx.ModelProto, layer: Layer, inputs: object
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of a layer's output per channel."""
+    count, total, squares = 0, np.zeros(layer.shape[0]), np.zeros(layer.shape[0])
+    for found in probe(model, [layer.output], inputs):  # type: ignore[arg-type] # see the caller
+        values = found[layer.output]
+        is_map = layer.operator in ("Conv", "ConvTranspose")
+        rows = np.moveaxis(values, 1 if is_map else -1, 0).reshape(layer.shape[0], -1)
+        count += rows.shape[1]
+        total += rows.sum(axis=1, dtype=np.float64)
+        squares += np.square(rows, dtype=np.float64).sum(axis=1)
+    mean = total / count
+    return mean, np.sqrt(np.maximum(squares / count - mean**2, 0))
+
+
+def _constants_to_initializers(model: onnx.ModelProto) -> None:
+    known = {tensor.name for tensor in model.graph.initializer}
+    for name, value in constants(model).items():
+        if name not in known:
+            model.graph.initializer.append(numpy_helper.from_array(value, name))
+            known.add(name)
+    kept = [
+        node
+        for node in model.graph.node
+        if node.op_type != "Constant" or node.output[0] not in known
+    ]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+
+
+def _give_own_weights(model: onnx.ModelProto) -> None:
+    stored = constants(model)
+    layers = {layer.name: layer for layer in list_layers(model)}
+    readers: dict[str, int] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name, 0) + 1
+    for node in model.graph.node:
+        layer = layers.get(node.name)
+        if layer is None or node.op_type not in LAYER_OPERATORS:
+            continue
+        for index, name in enumerate(node.input):
+            if index and name in stored and readers[name] > 1:
+                node.input[index] = f"{node.name}.own.{index}"
+                write(model, {node.input[index]: stored[name]})
+        given = attributes(node)
+        has_plain_bias = node.op_type != "MatMul" and given.get("beta", 1.0) == 1.0
+        if len(node.input) == 2 and has_plain_bias:
+            node.input.append(f"{node.name}.own.bias")
+            kind = stored[layer.weight].dtype
+            write(model, {node.input[2]: np.zeros(layer.shape[0], kind)})
+
+
+def _fold(model: onnx.ModelProto) -> dict[str, Normalised]:
+    """Fold every BatchNormalization that alone reads a layer's output."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {value.name for value in model.graph.output}
+    normalised, gone = {}, []
+    nodes = {node.name: node for node in model.graph.node}
+    for layer in list_layers(model):
+        following = readers.get(layer.output, [])
+        is_alone = len(following) == 1 and layer.output not in outputs
+        if not is_alone or following[0].op_type != "BatchNormalization" or layer.bias is None:
+            continue
+        norm = following[0]
+        normalised[layer.name] = _fold_one(model, layer, norm)
+        nodes[layer.name].output[0] = norm.output[0]
+        gone.append(norm)
+    for node in gone:
+        model.graph.node.remove(node)
+    return normalised
+
+
+def _fold_one(model: onnx.ModelProto, layer: Layer, norm: onnx.NodeProto) -> Normalised:
+    stored = constants(model)
+    gamma, beta, mean, variance = (stored[name].astype(np.float64) for name in norm.input[1:5])
+    epsilon = attributes(norm).get("epsilon", 1e-5)
+    factor = gamma / np.sqrt(variance + float(epsilon))  # type: ignore[arg-type] # a float
+    weight = layer.filters_first(stored[layer.weight])
+    scaled = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
+    assert layer.bias is not None
+    bias = (stored[layer.bias] - mean) * factor + beta
+    write(model, {layer.weight: layer.as_stored(scaled), layer.bias: bias})
+    return Normalised(beta, np.abs(gamma))

@@ -1,0 +1,188 @@
+"""Means and second moments of what a layer's weights are multiplied with.
+
+A convolution is a product with the columns of its unfolded input ("im2col"); their moments are what
+rounding (``rounding``) and bias correction need, and all that is kept.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+from camsdk.compress.graph.layers import Layer, attributes
+from camsdk.compress.ptq.probing import Floats, probe
+from camsdk.errors import UnsupportedModel
+
+_POSITIONS: Final = 512
+"""Places of a feature map that are unfolded per input; neighbours say nearly the same."""
+
+
+@dataclass
+class Moments:
+    """Of a layer's unfolded inputs.
+
+    Attributes:
+        first: float64 (groups, columns), means over all inputs and places.
+        second: float64 (groups, columns, columns), means of x x^T; None if not asked for.
+    """
+
+    first: NDArray[np.float64]
+    second: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution walks over its input; all pairs are (rows, columns)."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int, int, int]
+
+
+def can_unfold(layer: Layer) -> bool:
+    """Whether moments can be had: convolutions over one or two axes and products of matrices."""
+    if layer.operator == "Conv":
+        return len(layer.shape) in (3, 4)
+    return layer.operator in ("Gemm", "MatMul") and len(layer.shape) == 2
+
+
+def window(node: onnx.NodeProto, shape: tuple[int, ...], size: tuple[int, ...]) -> Window:
+    """Of a Conv node.
+
+    Args:
+        shape: Of its weights, filters first.
+        size: Of its input, (1, channels, rows, columns).
+    """
+    given = attributes(node)
+    axes = len(shape) - 2
+    kernel = shape[2:]
+    strides = tuple(given.get("strides", (1,) * axes))  # type: ignore[call-overload] # ints
+    dilations = tuple(given.get("dilations", (1,) * axes))  # type: ignore[call-overload] # ints
+    pads = tuple(given.get("pads", (0,) * 2 * axes))  # type: ignore[call-overload] # ints
+    auto = bytes(given.get("auto_pad", b"NOTSET"))  # type: ignore[call-overload] # a string
+    if auto.startswith(b"SAME"):
+        total = [
+            max(0, (-(-s // t) - 1) * t + (k - 1) * d + 1 - s)
+            for s, t, k, d in zip(size[-axes:], strides, kernel, dilations, strict=True)
+        ]
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        pads = (*small, *large) if auto == b"SAME_UPPER" else (*large, *small)
+    if axes == 1:
+        return Window((1, kernel[0]), (1, strides[0]), (1, dilations[0]), (0, pads[0], 0, pads[1]))
+    return Window((kernel[0], kernel[1]), strides, dilations, pads)
+
+
+def unfold(values: Floats, of: Window) -> Floats:
+    """A view of every window: (channels, out rows, out columns, kernel rows, kernel columns).
+
+    Args:
+        values: (1, channels, rows, columns) or (1, channels, columns).
+    """
+    picture = values[0] if values.ndim == 4 else values[0][:, np.newaxis]
+    top, left, bottom, right = of.pads
+    padded = np.pad(picture, ((0, 0), (top, bottom), (left, right)))
+    extent = [(k - 1) * d + 1 for k, d in zip(of.kernel, of.dilations, strict=True)]
+    out = [(s - e) // t + 1 for s, e, t in zip(padded.shape[1:], extent, of.strides, strict=True)]
+    plane, row, column = padded.strides
+    strides = (
+        plane,
+        row * of.strides[0],
+        column * of.strides[1],
+        row * of.dilations[0],
+        column * of.dilations[1],
+    )
+    return as_strided(padded, (padded.shape[0], *out, *of.kernel), strides, writeable=False)
+
+
+class _Gatherer:
+    """Sums of one layer."""
+
+    def __init__(self, layer: Layer, node: onnx.NodeProto, *, with_second: bool) -> None:
+        self._layer, self._node = layer, node
+        groups = layer.groups
+        columns = int(np.prod(layer.shape[1:]))
+        self._first = np.zeros((groups, columns))
+        self._second = np.zeros((groups, columns, columns)) if with_second else None
+        self._count = self._sampled = 0
+
+    def add(self, values: Floats, rng: np.random.Generator) -> None:
+        if self._layer.operator == "Conv":
+            self._add_windows(values, rng)
+            return
+        rows = values.reshape(-1, values.shape[-1])
+        self._first += rows.sum(axis=0, dtype=np.float64)
+        self._count += len(rows)
+        self._add_sampled(rows[np.newaxis], rng)
+
+    def _add_windows(self, values: Floats, rng: np.random.Generator) -> None:
+        windows = unfold(values, window(self._node, self._layer.shape, values.shape))
+        channels, rows, columns, *kernel = windows.shape
+        groups = self._layer.groups
+        sums = np.stack(
+            [
+                windows[:, :, :, i, j].sum(axis=(1, 2), dtype=np.float64)
+                for i in range(kernel[0])
+                for j in range(kernel[1])
+            ],
+            axis=-1,
+        )
+        self._first += sums.reshape(groups, -1)
+        self._count += rows * columns
+        if self._second is None:
+            return
+        places = rng.permutation(rows * columns)[:_POSITIONS]
+        taken = windows[:, places // columns, places % columns]  # (channels, places, kernel)
+        taken = taken.reshape(groups, channels // groups, len(places), -1)
+        self._add_sampled(taken.transpose(0, 2, 1, 3).reshape(groups, len(places), -1), rng)
+
+    def _add_sampled(self, rows: Floats, rng: np.random.Generator) -> None:
+        """(groups, places, columns)."""
+        if self._second is None:
+            return
+        if rows.shape[1] > _POSITIONS:
+            rows = rows[:, rng.permutation(rows.shape[1])[:_POSITIONS]]
+        self._second += rows.transpose(0, 2, 1) @ rows
+        self._sampled += rows.shape[1]
+
+    def result(self) -> Moments:
+        second = None if self._second is None else self._second / max(1, self._sampled)
+        return Moments(self._first / max(1, self._count), second)
+
+
+def gather(
+    model: onnx.ModelProto,
+    layers: Iterable[Layer],
+    inputs: Iterable[Floats],
+    *,
+    seed: int,
+    with_second: bool,
+) -> Mapping[str, Moments]:
+    """Moments of layers' inputs, by layer name, in one pass over ``inputs``.
+
+    Args:
+        layers: Of ``model``; each must be one that ``can_unfold``.
+        seed: Of the places that are sampled for the second moments.
+
+    Raises:
+        UnsupportedModel: A layer cannot be unfolded.
+        InvalidInput, RuntimeFailure: As ``probing.probe``.
+    """
+    nodes = {node.name: node for node in model.graph.node}
+    gatherers = {}
+    for layer in layers:
+        if not can_unfold(layer):
+            raise UnsupportedModel(f"{layer.operator} layer {layer.name} cannot be unfolded")
+        gatherers[layer.name] = (
+            layer,
+            _Gatherer(layer, nodes[layer.name], with_second=with_second),
+        )
+    rng = np.random.default_rng(seed)
+    for found in probe(model, [layer.input for layer, _ in gatherers.values()], inputs):
+        for layer, gatherer in gatherers.values():
+            gatherer.add(found[layer.input], rng)
+    return {name: gatherer.result() for name, (_, gatherer) in gatherers.items()}

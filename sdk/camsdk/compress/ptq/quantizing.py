@@ -1,0 +1,325 @@
+"""Quantization after training, from a float model to codes and ranges.
+
+With inputs, they are what everything is measured on. Without, inputs are made up
+(``synthetic``), and where the model has BatchNorm, its layers are measured as if these inputs had
+the statistics of the training data (``folding.as_if_trained``).
+
+In order: BatchNorm is folded, layers are equalized, weights are rounded layer by layer (a few
+layers at a time, each on inputs that have passed the layers that are rounded already), each
+layer's bias takes up the mean error of its output, and ranges of activations are observed last, on
+the rounded weights.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from camsdk.compress.codes import CodedTensor, nearest, project
+from camsdk.compress.graph.layers import Layer, constants, list_layers
+from camsdk.compress.graph.qdq import ActivationRange
+from camsdk.compress.options import ActivationOptions, QuantizeOptions, WeightOptions
+from camsdk.compress.ptq.equalize import apply, equalize, find_pairs
+from camsdk.compress.ptq.folding import Prepared, as_if_trained, prepare, weights_of, write
+from camsdk.compress.ptq.inputs import Inputs
+from camsdk.compress.ptq.moments import Moments, can_unfold, gather
+from camsdk.compress.ptq.probing import float_tensors, input_shape, probe
+from camsdk.compress.ptq.ranges import observe
+from camsdk.compress.ptq.rounding import fit_scale, round_gptq, weighted_error
+from camsdk.compress.ptq.synthetic import Synthesis, synthesise
+
+OnProgress = Callable[[int, int], None]
+
+_STAGES: Final = 12
+_STAGE_BYTES: Final = 300 * 1024**2
+"""Of second moments that are held at a time."""
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What rounding did to a layer.
+
+    Attributes:
+        noise_to_signal: Squared error of its output over the output's square, both without bias,
+            on inputs that passed the layers before; NaN where it was not measured.
+        bit_width: Of its weights.
+    """
+
+    noise_to_signal: float
+    bit_width: int
+
+
+@dataclass(frozen=True)
+class PtqReport:
+    """How a model was quantized.
+
+    Attributes:
+        layers: By layer name.
+        inputs: How many were used.
+        is_synthetic: Whether they were made up.
+        equalized: Number of pairs of layers that were equalized.
+        has_statistics: Whether BatchNorm's statistics were used.
+    """
+
+    layers: Mapping[str, LayerReport]
+    inputs: int
+    is_synthetic: bool
+    equalized: int
+    has_statistics: bool
+
+
+@dataclass(frozen=True)
+class Ptq:
+    """A quantized model as codes and ranges; ``graph.qdq.emit_qdq`` makes a file of them.
+
+    Attributes:
+        weights: By layer name.
+        activations: By tensor name.
+        model: The float model that the codes belong to: BatchNorm folded, equalized, biases
+            corrected. Not the one given.
+        report: See ``PtqReport``.
+    """
+
+    weights: Mapping[str, CodedTensor]
+    activations: Mapping[str, ActivationRange]
+    model: onnx.ModelProto
+    report: PtqReport
+
+
+def quantize_after_training(
+    model: onnx.ModelProto,
+    options: QuantizeOptions,
+    calibration: Iterable[NDArray[np.generic]] | None = None,
+    *,
+    synthesis: Synthesis = Synthesis(),
+    seed: int = 0,
+    on_progress: OnProgress | None = None,
+) -> Ptq:
+    """Quantize a float model.
+
+    Args:
+        model: ONNX with one input of a fixed shape and named nodes, BatchNorm folded or not.
+        calibration: Preprocessed inputs, each of the input's shape with or without the batch axis;
+            taken once, one by one. None makes inputs up.
+        synthesis: How, then: the mean and std of the manifest.
+        seed: Of everything random.
+        on_progress: Called with steps done and steps in all.
+
+    Raises:
+        InvalidInput: No input, or one that is not finite or has another shape; a layer that
+            ``options`` names does not exist.
+        UnsupportedModel: More than one input, open shapes, nameless layers.
+        ResourceExhausted: Too many inputs.
+        RuntimeFailure: The model cannot be run.
+    """
+    shape = input_shape(model)
+    prepared = prepare(model)
+    _check_names(prepared.model, options)
+    given = calibration
+    if given is None:
+        given = synthesise(shape, synthesis.count, seed, synthesis.mean, synthesis.std)
+    with Inputs(given, shape) as inputs:
+        work = _Work(prepared, options, inputs, calibration is None, seed, on_progress)
+        return work.run()
+
+
+def _check_names(model: onnx.ModelProto, options: QuantizeOptions) -> None:
+    unknown = sorted(options.layers.keys() - {layer.name for layer in list_layers(model)})
+    if unknown:
+        raise InvalidInput(f"the model has no layer {', '.join(unknown)}")
+
+
+class _Work:
+    """One quantization in progress."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        options: QuantizeOptions,
+        inputs: Inputs,
+        is_synthetic: bool,
+        seed: int,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self._options, self._inputs, self._seed = options, inputs, seed
+        self._is_synthetic, self._on_progress = is_synthetic, on_progress
+        self._exact = prepared.model
+        self._layers = list_layers(prepared.model)
+        self._coded: dict[str, CodedTensor] = {}
+        self._reports: dict[str, LayerReport] = {}
+        # What is measured: the model itself, or the one with the statistics of the data.
+        self._has_statistics = is_synthetic and bool(prepared.normalised)
+        self._measured = self._exact
+        if self._has_statistics:
+            self._measured = as_if_trained(prepared, self._layers, inputs)
+
+    def run(self) -> Ptq:
+        stages = _stages([x for x in self._layers if self._weights_of(x) is not None])
+        total = len(stages) + 2
+        equalized = self._equalize() if self._options.equalize else 0
+        self._tell(1, total)
+        unfoldable = [layer for stage in stages for layer in stage if can_unfold(layer)]
+        exact = gather(self._measured, unfoldable, self._inputs, seed=self._seed, with_second=False)
+        rounded = _copy(self._measured)
+        for number, stage in enumerate(stages, start=2):
+            self._round_stage(stage, exact, rounded)
+            self._tell(number, total)
+        activations = self._ranges(rounded)
+        self._tell(total, total)
+        report = PtqReport(
+            self._reports, len(self._inputs), self._is_synthetic, equalized, self._has_statistics
+        )
+        return Ptq(self._coded, activations, self._exact, report)
+
+    def _weights_of(self, layer: Layer) -> WeightOptions | None:
+        return self._options.of(layer.name).weights
+
+    def _tell(self, done: int, total: int) -> None:
+        if self._on_progress is not None:
+            self._on_progress(done, total)
+
+    def _equalize(self) -> int:
+        bounded = [p.limiting.input[0] for p in find_pairs(self._exact) if p.limiting is not None]
+        peaks: dict[str, NDArray[np.float64]] = {}
+        for found in probe(self._measured, bounded, self._inputs):
+            for name, values in found.items():
+                peak = values.max(axis=tuple(i for i in range(values.ndim) if i != 1))
+                peaks[name] = np.maximum(peaks.get(name, -np.inf), peak.astype(np.float64))
+        factors = equalize(self._exact, peaks)
+        apply(self._exact, factors)
+        if self._measured is not self._exact:
+            apply(self._measured, factors)
+        return len(factors)
+
+    def _round_stage(
+        self, stage: Sequence[Layer], exact: Mapping[str, Moments], rounded: onnx.ModelProto
+    ) -> None:
+        """Round some layers and put them into ``rounded``, on whose tensors they are measured."""
+        layers = [layer for layer in stage if can_unfold(layer)]
+        found = gather(
+            rounded,
+            layers,
+            self._inputs,
+            seed=self._seed,
+            with_second=self._options.rounding != "nearest",
+        )
+        weights = weights_of(self._exact, tuple(stage))
+        measured = weights_of(self._measured, tuple(stage))
+        for layer in stage:
+            moments = found.get(layer.name)
+            coded = self._round(layer, weights[layer.name], moments)
+            self._coded[layer.name] = coded
+            factor = _row_factors(measured[layer.name], weights[layer.name])
+            wide = factor.reshape(-1, *(1,) * (len(layer.shape) - 1))
+            values = coded.values * wide
+            write(rounded, {layer.weight: layer.as_stored(values)})
+            if moments is not None and self._options.correct_bias and layer.bias is not None:
+                missing = _product(measured[layer.name], exact[layer.name].first, layer)
+                missing = missing - _product(values, moments.first, layer)
+                _add(rounded, layer.bias, missing)
+                _add(self._exact, layer.bias, missing / factor)
+
+    def _round(
+        self, layer: Layer, weights: NDArray[np.float64], moments: Moments | None
+    ) -> CodedTensor:
+        options = self._weights_of(layer)
+        assert options is not None
+        coded = project(weights, options.code_set, options.granularity)
+        noise = float("nan")
+        if moments is not None and moments.second is not None:
+            coded = _round_to_output(weights, coded, moments.second, layer)
+            grouped = weights.reshape(layer.groups, -1, moments.second.shape[-1])
+            difference = grouped - coded.values.reshape(grouped.shape)
+            signal = weighted_error(grouped, moments.second).sum()
+            noise = float(weighted_error(difference, moments.second).sum() / max(signal, 1e-30))
+        self._reports[layer.name] = LayerReport(noise, options.code_set.bit_width)
+        return coded
+
+    def _ranges(self, rounded: onnx.ModelProto) -> Mapping[str, ActivationRange]:
+        wanted = _activation_options(float_tensors(rounded), self._layers, self._options)
+        observers = observe(rounded, wanted, self._inputs)
+        return {name: observers[name].range(of) for name, of in wanted.items()}
+
+
+def _round_to_output(
+    weights: NDArray[np.float64], start: CodedTensor, second: NDArray[np.float64], layer: Layer
+) -> CodedTensor:
+    """GPTQ from a projection's scale, unless the projection's own codes give a smaller error."""
+    grouped = weights.reshape(layer.groups, -1, second.shape[-1])
+    is_shared = start.scale.ndim == 0
+    scale = np.broadcast_to(start.scale.astype(np.float64), (layer.shape[0],))
+    scale = scale.reshape(grouped.shape[:2])
+    fitted = fit_scale(grouped, scale, second, start.code_set, is_shared=is_shared)
+    # what is stored is float32: codes must be chosen for that
+    fitted = fitted.astype(np.float32).astype(np.float64)
+    codes = round_gptq(grouped, fitted, second, start.code_set)
+    return CodedTensor(
+        codes.reshape(weights.shape),
+        np.asarray(fitted.flat[0] if is_shared else fitted.reshape(-1), np.float32),
+        start.code_set,
+    )
+
+
+def _activation_options(
+    tensors: Iterable[str], layers: Iterable[Layer], options: QuantizeOptions
+) -> dict[str, ActivationOptions]:
+    """By tensor: what the layers that read it want, else 8 bits; float layers' inputs are left out.
+
+    Sums and outputs that enter no layer stay at 8 bits: nothing multiplies them.
+    """
+    wanted: dict[str, ActivationOptions] = {}
+    left_out = set()
+    for layer in layers:
+        of = options.of(layer.name).activations
+        if of is None:
+            left_out.add(layer.input)
+        elif layer.input not in wanted or wanted[layer.input].bit_width < of.bit_width:
+            wanted[layer.input] = of
+    other = ActivationOptions(8, options.activations.range_rule)
+    return {name: wanted.get(name, other) for name in tensors if name not in left_out}
+
+
+def _stages(layers: Sequence[Layer]) -> list[list[Layer]]:
+    """Neighbouring layers to be measured in one pass: few enough that their moments fit."""
+    stages: list[list[Layer]] = []
+    most = -(-len(layers) // _STAGES)
+    size = 0
+    for layer in layers:
+        needed = 8 * layer.groups * int(np.prod(layer.shape[1:])) ** 2
+        if not stages or len(stages[-1]) >= most or size + needed > _STAGE_BYTES:
+            stages.append([])
+            size = 0
+        stages[-1].append(layer)
+        size += needed
+    return stages
+
+
+def _row_factors(
+    measured: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """What each filter of the measured model is multiplied with; 1 where that is all zeros."""
+    rows, others = measured.reshape(len(measured), -1), weights.reshape(len(weights), -1)
+    norm, other = np.linalg.norm(rows, axis=1), np.linalg.norm(others, axis=1)
+    is_usable = (norm > 0) & (other > 0)
+    return np.where(is_usable, norm, 1.0) / np.where(is_usable, other, 1.0)
+
+
+def _product(
+    weights: NDArray[np.floating], mean: NDArray[np.float64], layer: Layer
+) -> NDArray[np.float64]:
+    """Mean output of each filter without its bias."""
+    grouped = weights.reshape(layer.groups, -1, mean.shape[-1])
+    return np.asarray(np.einsum("grk,gk->gr", grouped, mean).reshape(-1))
+
+
+def _add(model: onnx.ModelProto, bias: str, values: NDArray[np.float64]) -> None:
+    write(model, {bias: constants(model)[bias] + values})
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    return result

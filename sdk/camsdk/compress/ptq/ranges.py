@@ -1,0 +1,130 @@
+"""Ranges of activations from what a model computes for calibration inputs.
+
+Nothing is stored but extremes and a histogram per tensor, so memory does not grow with the inputs.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from camsdk.compress.graph.qdq import ActivationRange
+from camsdk.compress.options import ActivationOptions
+from camsdk.compress.ptq.probing import Floats, probe
+from camsdk.errors import InvalidInput
+
+_BINS: Final = 4096
+_SAMPLES: Final = 1 << 15
+"""Values of a tensor that enter its histogram per input."""
+_PERCENTILE: Final = 99.995
+_SHRUNK: Final = np.linspace(0.2, 1.0, 81)
+"""Shares of the extremes that are tried as bounds for the least squared error."""
+
+
+class Observer:
+    """What was seen of one tensor.
+
+    The histogram spans [-reach, reach) in ``_BINS`` bins; when a value lies beyond, ``reach``
+    doubles and neighbouring bins become one, so counts stay exact.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.lowest, self.highest = np.inf, -np.inf
+        self.sum_of_lows = self.sum_of_highs = 0.0
+        self._reach = 0.0
+        self._bins = np.zeros(_BINS, np.int64)
+
+    def add(self, values: Floats) -> None:
+        """Take one tensor, of any shape, finite and not empty."""
+        low, high = float(values.min()), float(values.max())
+        self.count += 1
+        self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
+        self.sum_of_lows += low
+        self.sum_of_highs += high
+        self._widen(max(-low, high))
+        sampled = values.ravel()[self.count % 7 :: max(1, values.size // _SAMPLES)]
+        if self._reach:
+            self._bins += np.histogram(sampled, _BINS, (-self._reach, self._reach))[0]
+
+    def _widen(self, largest: float) -> None:
+        if not self._reach:
+            self._reach = largest
+        while self._reach < largest:
+            halved = self._bins.reshape(-1, 2).sum(axis=1)
+            self._bins = np.zeros(_BINS, np.int64)
+            self._bins[_BINS // 4 : _BINS // 4 * 3] = halved
+            self._reach *= 2
+
+    def range(self, options: ActivationOptions) -> ActivationRange:
+        """By the rule that the options name; always holds 0.
+
+        Raises:
+            InvalidInput: Nothing was seen.
+        """
+        if not self.count:
+            raise InvalidInput("a tensor has not been seen, so it has no range")
+        if options.range_rule == "mean":
+            low, high = self.sum_of_lows / self.count, self.sum_of_highs / self.count
+        elif options.range_rule == "percentile":
+            low, high = self._percentile()
+        elif options.range_rule == "mse":
+            low, high = self._least_squares(2**options.bit_width - 1)
+        else:
+            low, high = self.lowest, self.highest
+        return ActivationRange(min(0.0, float(low)), max(0.0, float(high)), options.bit_width)
+
+    @property
+    def _centres(self) -> NDArray[np.float64]:
+        return (np.arange(_BINS) + 0.5) / _BINS * 2 * self._reach - self._reach
+
+    def _percentile(self) -> tuple[float, float]:
+        total = np.cumsum(self._bins)
+        if not total[-1]:
+            return self.lowest, self.highest
+        shares = total / total[-1] * 100
+        low, high = np.searchsorted(shares, [100 - _PERCENTILE, _PERCENTILE])
+        centres = self._centres
+        return (
+            max(self.lowest, float(centres[low])),
+            min(self.highest, float(centres[min(high, _BINS - 1)])),
+        )
+
+    def _least_squares(self, steps: int) -> tuple[float, float]:
+        """Bounds of least squared error of rounding and clipping, one bound after the other."""
+        seen = self._bins > 0
+        values, weights = self._centres[seen], self._bins[seen]
+        low, high = min(0.0, self.lowest), max(0.0, self.highest)
+        if not len(values) or high == low:
+            return low, high
+        highest, lowest = high, low
+        for _ in range(2):
+            high = min(
+                (highest * s for s in _SHRUNK), key=lambda b: _error(values, weights, low, b, steps)
+            )
+            low = min(
+                (lowest * s for s in _SHRUNK), key=lambda b: _error(values, weights, b, high, steps)
+            )
+        return low, high
+
+
+def _error(
+    values: NDArray[np.float64], weights: NDArray[np.int64], low: float, high: float, steps: int
+) -> float:
+    step = (high - low) / steps or 1.0
+    zero = np.rint(-low / step)
+    rounded = (np.clip(np.rint(values / step) + zero, 0, steps) - zero) * step
+    return float(np.sum(weights * (values - rounded) ** 2))
+
+
+def observe(
+    model: onnx.ModelProto, tensors: Iterable[str], inputs: Iterable[Floats]
+) -> Mapping[str, Observer]:
+    """Run a model on all inputs and watch tensors inside it. Raises as ``probing.probe``."""
+    observers: dict[str, Observer] = {name: Observer() for name in tensors}
+    for found in probe(model, observers, inputs):
+        for name, values in found.items():
+            observers[name].add(values)
+    return observers
