@@ -29,7 +29,8 @@ class Layer:
         operator: One of ``LAYER_OPERATORS``.
         weight, bias: Names of initializers; bias None where it has none.
         shape: Of the weights, filters first.
-        filter_axis: Of the weights as they are stored.
+        filter_axis: Of the weights as they are stored; of a transposed convolution in groups it
+            counts the filters of one group only.
         groups: Of a convolution, else 1.
         input, output: Names of tensors.
         macs: Multiply-accumulates for the model's input shape, zero padding counted as work.
@@ -48,10 +49,14 @@ class Layer:
 
     def filters_first(self, stored: Array) -> Array:
         """The weights with output channels along axis 0."""
-        return np.moveaxis(stored, self.filter_axis, 0)
+        return _filters_first(stored, self.operator, self.filter_axis, self.groups)
 
     def as_stored(self, filters_first: Array) -> Array:
         """The other way round."""
+        if self.operator == "ConvTranspose" and self.groups > 1:
+            split = filters_first.reshape(self.groups, -1, *filters_first.shape[1:])
+            filters_first = np.swapaxes(split, 1, 2)
+            return np.ascontiguousarray(filters_first.reshape(-1, *filters_first.shape[2:]))
         return np.ascontiguousarray(np.moveaxis(filters_first, 0, self.filter_axis))
 
 
@@ -150,13 +155,20 @@ def _layer(
         node.op_type,
         node.input[1],
         bias,
-        np.moveaxis(stored, axis, 0).shape,
+        _filters_first(stored, node.op_type, axis, groups).shape,
         axis,
         groups,
         node.input[0],
         node.output[0],
         macs,
     )
+
+
+def _filters_first(stored: Array, operator: str, axis: int, groups: int) -> Array:
+    if operator == "ConvTranspose" and groups > 1:
+        split = np.swapaxes(stored.reshape(groups, -1, *stored.shape[1:]), 1, 2)
+        return split.reshape(-1, *split.shape[2:])
+    return np.moveaxis(stored, axis, 0)
 
 
 def _filter_axis(operator: str, stored: Array, given: Mapping[str, object]) -> int:

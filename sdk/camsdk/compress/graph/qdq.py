@@ -22,7 +22,7 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from camsdk.compress.codes import CodedTensor
-from camsdk.compress.graph.layers import Layer, constants, list_layers
+from camsdk.compress.graph.layers import Array, Layer, constants, list_layers
 from camsdk.errors import InvalidInput
 
 QUANTIZED_OPERATORS: Final = (
@@ -33,18 +33,14 @@ QUANTIZED_OPERATORS: Final = (
 """Operators that have integer kernels or only move data; others get float inputs."""
 
 _ONE_INPUT: Final = (
-    "Clip",
-    "Pad",
-    "Reshape",
-    "Resize",
-    "Transpose",
-    "Conv",
-    "ConvTranspose",
-    "Gemm",
-)
+    "Clip", "Conv", "ConvTranspose", "Gemm", "Pad", "Reshape", "Resize", "Transpose",
+)  # fmt: skip
 """Whose first input alone is an activation; the others are sizes, limits or weights."""
 
 _MIN_MAX: Final = CalibrationMethod.MinMax
+
+_LARGEST_BIAS: Final = 2.0**30
+"""Half of int32; the other half is for the products that are summed onto it."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +87,14 @@ def emit_qdq(
 
     Args:
         model: Float, BatchNorm folded, shapes static; not changed.
-        weights: By layer name; a layer that is not named stays in float.
+        weights: By layer name; a layer that is not named stays in float. Codes and scales are
+            written as they are, but for a filter whose bias would not fit int32: its scale is
+            raised until it does, which changes its outputs by less than 1e-4 of that bias. Of a
+            transposed convolution in groups with a scale per filter, which ONNX cannot say, the
+            values are written in float.
         activations: By tensor name. An operator is quantized only where all tensors that enter
             and leave it have a range; where ``Relu`` or ``Clip`` follow a layer directly, the range
-            behind them is the one that counts.
+            behind them is the one that counts, and they vanish in it if it lies within their own.
 
     Returns:
         The model in QDQ form, opset as before.
@@ -106,10 +106,14 @@ def emit_qdq(
     unknown = sorted(weights.keys() - layers.keys())
     if unknown:
         raise InvalidInput(f"the model has no layer {', '.join(unknown)}")
-    source = _with_values(model, layers, weights)
-    ranges = _before_activations(source, activations)
-    chosen = _chosen(source, layers, weights, ranges)
-    overrides = {**_weight_overrides(layers, weights, chosen), **_activation_overrides(ranges)}
+    ranges = _before_activations(model, activations)
+    fitted = {
+        name: _fitted(model, layers[name], coded, ranges.get(layers[name].input))
+        for name, coded in weights.items()
+    }
+    source = _with_values(model, layers, fitted)
+    chosen = _chosen(source, layers, fitted, ranges)
+    overrides = {**_weight_overrides(layers, fitted, chosen), **_activation_overrides(ranges)}
     quantizer = QDQQuantizer(
         source,
         True,
@@ -131,6 +135,27 @@ def emit_qdq(
     return result
 
 
+def _fitted(
+    model: onnx.ModelProto, layer: Layer, coded: CodedTensor, of: ActivationRange | None
+) -> CodedTensor:
+    """The codes, with scales at which the bias in steps of input and weight scale fits int32."""
+    if coded.codes.shape != layer.shape:
+        raise InvalidInput(
+            f"layer {layer.name} has weights of shape {layer.shape}, its codes {coded.codes.shape}"
+        )
+    if layer.bias is None or of is None:
+        return coded
+    bias = np.abs(constants(model)[layer.bias].astype(np.float64)).reshape(-1)
+    least = bias / (float(of.scale) * _LARGEST_BIAS)
+    if coded.scale.ndim == 0:
+        least = least.max(initial=0.0)
+    if np.all(coded.scale >= least):
+        return coded
+    scale = np.maximum(coded.scale, least).astype(np.float32)
+    ratio = (coded.scale / scale).reshape(scale.shape + (1,) * (coded.codes.ndim - scale.ndim))
+    return CodedTensor(np.rint(coded.codes * ratio).astype(np.int8), scale, coded.code_set)
+
+
 def _with_values(
     model: onnx.ModelProto, layers: Mapping[str, Layer], weights: Mapping[str, CodedTensor]
 ) -> onnx.ModelProto:
@@ -141,10 +166,6 @@ def _with_values(
     nodes = {node.name: node for node in source.graph.node}
     for name, coded in weights.items():
         layer = layers[name]
-        if coded.codes.shape != layer.shape:
-            raise InvalidInput(
-                f"layer {name} has weights of shape {layer.shape}, its codes {coded.codes.shape}"
-            )
         values = layer.as_stored(coded.values).astype(stored[layer.weight].dtype)
         own = f"{name}.weight.coded"
         source.graph.initializer.append(numpy_helper.from_array(values, own))
@@ -173,7 +194,7 @@ def _before_activations(
     outputs = {value.name for value in model.graph.output}
     for node in reversed(model.graph.node):
         if node.op_type in ("Relu", "Clip") and node.output[0] in ranges:
-            before = node.input[0]
+            before = node.input[0]  # which nobody but this node may see
             if readers.get(before) == 1 and before not in outputs:
                 ranges[before] = ranges[node.output[0]]
     return ranges
@@ -189,15 +210,53 @@ def _chosen(
     fixed = constants(model)
     chosen = []
     for node in model.graph.node:
-        if node.op_type not in QUANTIZED_OPERATORS or (node.name in layers) != (
-            node.name in weights
-        ):
+        if node.op_type not in QUANTIZED_OPERATORS or not _is_in_integers(node, layers, weights):
             continue
+        if node.op_type in ("Relu", "Clip") and not _is_within(node, fixed, ranges):
+            continue  # as float between its pairs it limits what its range would not
         moving = [node.input[0]] if node.op_type in _ONE_INPUT else list(node.input)
         tensors = [name for name in (*moving, *node.output) if name and name not in fixed]
         if all(name in ranges for name in tensors):
             chosen.append(node.name)
     return chosen
+
+
+def _is_in_integers(
+    node: onnx.NodeProto, layers: Mapping[str, Layer], weights: Mapping[str, CodedTensor]
+) -> bool:
+    """Whether a node is no layer, or one whose codes can be written as such."""
+    if node.name not in layers:
+        return True
+    coded = weights.get(node.name)
+    return coded is not None and not (
+        coded.scale.ndim and _is_grouped_transposed(layers[node.name])
+    )
+
+
+def _is_grouped_transposed(layer: Layer) -> bool:
+    return layer.operator == "ConvTranspose" and layer.groups > 1
+
+
+def _is_within(
+    node: onnx.NodeProto, fixed: Mapping[str, Array], ranges: Mapping[str, ActivationRange]
+) -> bool:
+    """Whether the range behind a Relu or Clip limits at least as much as the node does."""
+    of = ranges.get(node.output[0])
+    if of is None:
+        return False
+    low, high = (-np.inf, np.inf) if node.op_type == "Clip" else (0.0, np.inf)
+    if node.op_type == "Clip":
+        limits = [fixed.get(name) for name in node.input[1:]]
+        if any(name and limit is None for name, limit in zip(node.input[1:], limits, strict=True)):
+            return False
+        found = [
+            default if limit is None else float(limit)
+            for limit, default in zip([*limits, None, None], (low, high), strict=False)
+        ]
+        low, high = found
+    step = float(of.scale)
+    smallest, largest = -of.zero_point * step, (of.largest - of.zero_point) * step
+    return smallest >= low and largest <= high * (1 + 1e-6)
 
 
 def _weight_overrides(
@@ -207,7 +266,7 @@ def _weight_overrides(
     for name in set(chosen) & weights.keys():
         coded, layer = weights[name], layers[name]
         kind: dict[str, Any] = {"quant_type": QuantType.QInt8, "zero_point": np.array(0, np.int8)}
-        if coded.scale.ndim == 0 or (layer.operator == "ConvTranspose" and layer.groups > 1):
+        if coded.scale.ndim == 0:
             entries = [{**kind, "scale": np.array(coded.scale, np.float32)}]
         else:
             entries = [{**kind, "scale": np.array(scale, np.float32)} for scale in coded.scale]
