@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from camsdk.compress.graph.layers import Layer, constants, list_layers
-from camsdk.compress.ptq.folding import write
+from camsdk.compress.ptq.folding import doubles, write
 
 Doubles = NDArray[np.float64]
 
@@ -125,7 +125,7 @@ def apply(model: onnx.ModelProto, factors: Mapping[str, Doubles]) -> None:
         first = first / factor.reshape(-1, *(1,) * (first.ndim - 1))
         values = {before.weight: before.as_stored(first)}
         if before.bias is not None:
-            values[before.bias] = stored[before.bias] / factor
+            values[before.bias] = doubles(model, before.bias) / factor
         write(model, values)
         second = after.filters_first(constants(model)[after.weight]).astype(np.float64)
         write(model, {after.weight: after.as_stored(second * _spread(factor, after))})
@@ -135,11 +135,11 @@ def _upper_bound(node: onnx.NodeProto, stored: Mapping[str, NDArray[np.generic]]
     """Of a Clip that begins at 0, else None."""
     if node.op_type != "Clip" or len(node.input) < 2 or node.input[1] not in stored:
         return None
-    if float(stored[node.input[1]]) != 0:  # type: ignore[arg-type] # a number by the standard
+    if stored[node.input[1]].item() != 0:
         return None
     if len(node.input) < 3 or not node.input[2]:
         return np.inf
-    return float(stored[node.input[2]]) if node.input[2] in stored else None  # type: ignore[arg-type] # likewise
+    return float(stored[node.input[2]].item()) if node.input[2] in stored else None
 
 
 def _channels_before(layer: Layer) -> int:

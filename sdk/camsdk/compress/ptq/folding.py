@@ -4,7 +4,7 @@ What BatchNorm knew is kept: its beta and gamma are the mean and the standard de
 output on the training data, per channel, which is all that is left of that data.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,18 @@ def write(model: onnx.ModelProto, values: Mapping[str, NDArray[np.generic]]) -> 
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
 
 
+def doubles(model: onnx.ModelProto, name: str) -> NDArray[np.float64]:
+    """An initializer as float64."""
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    return numpy_helper.to_array(tensor).astype(np.float64)
+
+
+def _scale_filters(model: onnx.ModelProto, layer: Layer, factor: NDArray[np.float64]) -> None:
+    weight = np.moveaxis(doubles(model, layer.weight), layer.filter_axis, 0)
+    scaled = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
+    write(model, {layer.weight: layer.as_stored(scaled)})
+
+
 def weights_of(model: onnx.ModelProto, layers: tuple[Layer, ...]) -> dict[str, NDArray[np.float64]]:
     """Filters-first weights by layer name, float64."""
     stored = constants(model)
@@ -80,7 +92,7 @@ def weights_of(model: onnx.ModelProto, layers: tuple[Layer, ...]) -> dict[str, N
 
 
 def as_if_trained(
-    prepared: Prepared, layers: tuple[Layer, ...], inputs: "list[Floats] | object"
+    prepared: Prepared, layers: tuple[Layer, ...], inputs: Iterable[Floats]
 ) -> onnx.ModelProto:
     """A model whose layers answer to ``inputs`` as the real ones answer to the training data.
 
@@ -101,20 +113,18 @@ def as_if_trained(
             continue
         mean, std = _statistics(result, layer, inputs)
         factor = np.clip(goal.std / np.maximum(std, _SMALLEST_STD), 0, _LARGEST_FACTOR)
-        stored = constants(result)
-        weight = layer.filters_first(stored[layer.weight])
-        scaled = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
-        bias = goal.mean + (stored[layer.bias] - mean) * factor
-        write(result, {layer.weight: layer.as_stored(scaled), layer.bias: bias})
+        bias = goal.mean + (doubles(result, layer.bias) - mean) * factor
+        _scale_filters(result, layer, factor)
+        write(result, {layer.bias: bias})
     return result
 
 
 def _statistics(
-    model: onnx.ModelProto, layer: Layer, inputs: object
+    model: onnx.ModelProto, layer: Layer, inputs: Iterable[Floats]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of a layer's output per channel."""
     count, total, squares = 0, np.zeros(layer.shape[0]), np.zeros(layer.shape[0])
-    for found in probe(model, [layer.output], inputs):  # type: ignore[arg-type] # see the caller
+    for found in probe(model, [layer.output], inputs):
         values = found[layer.output]
         is_map = layer.operator in ("Conv", "ConvTranspose")
         rows = np.moveaxis(values, 1 if is_map else -1, 0).reshape(layer.shape[0], -1)
@@ -191,10 +201,10 @@ def _fold_one(model: onnx.ModelProto, layer: Layer, norm: onnx.NodeProto) -> Nor
     stored = constants(model)
     gamma, beta, mean, variance = (stored[name].astype(np.float64) for name in norm.input[1:5])
     epsilon = attributes(norm).get("epsilon", 1e-5)
-    factor = gamma / np.sqrt(variance + float(epsilon))  # type: ignore[arg-type] # a float
-    weight = layer.filters_first(stored[layer.weight])
-    scaled = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
+    assert isinstance(epsilon, float)
+    factor = gamma / np.sqrt(variance + epsilon)
     assert layer.bias is not None
-    bias = (stored[layer.bias] - mean) * factor + beta
-    write(model, {layer.weight: layer.as_stored(scaled), layer.bias: bias})
+    bias = (doubles(model, layer.bias) - mean) * factor + beta
+    _scale_filters(model, layer, factor)
+    write(model, {layer.bias: bias})
     return Normalised(beta, np.abs(gamma))

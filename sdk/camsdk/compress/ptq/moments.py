@@ -61,11 +61,11 @@ def window(node: onnx.NodeProto, shape: tuple[int, ...], size: tuple[int, ...]) 
     given = attributes(node)
     axes = len(shape) - 2
     kernel = shape[2:]
-    strides = tuple(given.get("strides", (1,) * axes))  # type: ignore[call-overload] # ints
-    dilations = tuple(given.get("dilations", (1,) * axes))  # type: ignore[call-overload] # ints
-    pads = tuple(given.get("pads", (0,) * 2 * axes))  # type: ignore[call-overload] # ints
-    auto = bytes(given.get("auto_pad", b"NOTSET"))  # type: ignore[call-overload] # a string
-    if auto.startswith(b"SAME"):
+    strides = _integers(given, "strides", (1,) * axes)
+    dilations = _integers(given, "dilations", (1,) * axes)
+    pads = _integers(given, "pads", (0,) * 2 * axes)
+    auto = given.get("auto_pad", b"NOTSET")
+    if auto in (b"SAME_UPPER", b"SAME_LOWER"):
         total = [
             max(0, (-(-s // t) - 1) * t + (k - 1) * d + 1 - s)
             for s, t, k, d in zip(size[-axes:], strides, kernel, dilations, strict=True)
@@ -74,7 +74,18 @@ def window(node: onnx.NodeProto, shape: tuple[int, ...], size: tuple[int, ...]) 
         pads = (*small, *large) if auto == b"SAME_UPPER" else (*large, *small)
     if axes == 1:
         return Window((1, kernel[0]), (1, strides[0]), (1, dilations[0]), (0, pads[0], 0, pads[1]))
-    return Window((kernel[0], kernel[1]), strides, dilations, pads)
+    return Window(
+        (kernel[0], kernel[1]),
+        (strides[0], strides[1]),
+        (dilations[0], dilations[1]),
+        (pads[0], pads[1], pads[2], pads[3]),
+    )
+
+
+def _integers(given: Mapping[str, object], name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    values = given.get(name, default)
+    assert isinstance(values, list | tuple)
+    return tuple(int(value) for value in values)
 
 
 def unfold(values: Floats, of: Window) -> Floats:

@@ -18,20 +18,30 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from camsdk.compress.codes import CodedTensor, nearest, project
-from camsdk.compress.graph.layers import Layer, constants, list_layers
+from camsdk.compress.codes import CodedTensor, project
+from camsdk.compress.graph.layers import Layer, list_layers
 from camsdk.compress.graph.qdq import ActivationRange
 from camsdk.compress.options import ActivationOptions, QuantizeOptions, WeightOptions
 from camsdk.compress.ptq.equalize import apply, equalize, find_pairs
-from camsdk.compress.ptq.folding import Prepared, as_if_trained, prepare, weights_of, write
+from camsdk.compress.ptq.folding import (
+    Prepared,
+    as_if_trained,
+    doubles,
+    prepare,
+    weights_of,
+    write,
+)
 from camsdk.compress.ptq.inputs import Inputs
 from camsdk.compress.ptq.moments import Moments, can_unfold, gather
 from camsdk.compress.ptq.probing import float_tensors, input_shape, probe
 from camsdk.compress.ptq.ranges import observe
 from camsdk.compress.ptq.rounding import fit_scale, round_gptq, weighted_error
 from camsdk.compress.ptq.synthetic import Synthesis, synthesise
+from camsdk.errors import InvalidInput
 
 OnProgress = Callable[[int, int], None]
+
+DEFAULTS: Final = Synthesis()
 
 _STAGES: Final = 12
 _STAGE_BYTES: Final = 300 * 1024**2
@@ -94,7 +104,7 @@ def quantize_after_training(
     options: QuantizeOptions,
     calibration: Iterable[NDArray[np.generic]] | None = None,
     *,
-    synthesis: Synthesis = Synthesis(),
+    synthesis: Synthesis = DEFAULTS,
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Ptq:
@@ -316,7 +326,7 @@ def _product(
 
 
 def _add(model: onnx.ModelProto, bias: str, values: NDArray[np.float64]) -> None:
-    write(model, {bias: constants(model)[bias] + values})
+    write(model, {bias: doubles(model, bias) + values})
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
