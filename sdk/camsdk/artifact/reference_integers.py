@@ -172,9 +172,10 @@ def _concat(node: Node, inputs: Sequence[Any], grid: Grid) -> Array:
 
 
 def _average_pool(node: Node, inputs: Sequence[Any], grid: Grid) -> Array:
-    sums, counts = average_pool(inputs[0].centred(), node)
-    multiplier = np.asarray(inputs[0].grid.scale / (grid.scale * counts), F32)
-    return requantize(sums, multiplier, grid)
+    """In float32: values summed in the order of rows, divided twice, zero point, then rounded."""
+    sums, counts = average_pool(inputs[0].real(), node)
+    means = sums / counts.astype(F32)
+    return _saturate_shifted(np.rint(means / grid.scale + F32(grid.zero_point.item())), grid)
 
 
 def _global_average_pool(_: Node, inputs: Sequence[Any], grid: Grid) -> Array:

@@ -82,7 +82,7 @@ def _batch_normalization(node: Node, inputs: Inputs) -> Array:
 
 def _average_pool(node: Node, inputs: Inputs) -> Array:
     sums, counts = average_pool(inputs[0], node)
-    return _as_f32(sums / counts)
+    return _as_f32(sums / counts.astype(F32))
 
 
 def _global_average_pool(_: Node, inputs: Inputs) -> Array:

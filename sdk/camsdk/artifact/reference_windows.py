@@ -124,10 +124,17 @@ def max_pool(tensor: Array, node: Node) -> Array:
 
 
 def average_pool(tensor: Array, node: Node) -> tuple[Array, Array]:
-    """Sums of each window, float64, and by how many values to divide them, (rows, columns)."""
+    """Sums of each window, and by how many values to divide them, (rows, columns).
+
+    The sums are float32, added one value after the other, row by row, as onnxruntime does.
+    """
     kernel = attribute(node, "kernel_shape", ())
     is_ceil = bool(attribute(node, "ceil_mode", 0))
-    sums = windows(tensor.astype(np.float64), kernel, node, is_ceil=is_ceil).sum(axis=(4, 5))
+    view = windows(tensor.astype(np.float32), kernel, node, is_ceil=is_ceil)
+    sums = np.zeros(view.shape[:4], np.float32)
+    for row in range(kernel[0]):
+        for column in range(kernel[1]):
+            sums = sums + view[..., row, column]
     if attribute(node, "count_include_pad", 0):
         if is_ceil:
             raise UnsupportedModel("an AveragePool over padding with ceil_mode is not computed")
