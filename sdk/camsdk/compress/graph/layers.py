@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper, shape_inference
 
+from camsdk.compress.codes import CodedTensor
 from camsdk.errors import UnsupportedModel
 
 Array = NDArray[np.generic]
@@ -114,14 +115,22 @@ def list_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def count_macs(model: onnx.ModelProto) -> Macs:
-    """Of all layers, by the weights that the model holds now."""
-    weights = constants(model)
+def count_macs(model: onnx.ModelProto, weights: Mapping[str, CodedTensor] | None = None) -> Macs:
+    """Of all layers.
+
+    Args:
+        weights: Codes by layer name, whose zeros count; of other layers those that the model holds.
+
+    Raises:
+        UnsupportedModel: As for ``list_layers``.
+    """
+    stored, coded = constants(model), weights or {}
     total = nonzero = 0
     for layer in list_layers(model):
+        values = coded[layer.name].codes if layer.name in coded else stored[layer.weight]
         total += layer.macs
-        stored = weights[layer.weight]
-        nonzero += round(layer.macs * np.count_nonzero(stored) / max(1, stored.size))
+        # Every weight of a layer is used equally often.
+        nonzero += layer.macs // max(1, values.size) * int(np.count_nonzero(values))
     return Macs(total, nonzero)
 
 

@@ -121,8 +121,8 @@ def emit_qdq(
         QuantType.QInt8,
         QuantType.QUInt8,
         TensorsData(_MIN_MAX, {name: _tensor_data(of) for name, of in ranges.items()}),
-        chosen,
-        [],
+        [],  # would mean all if nothing were chosen; so the others are named
+        [node.name for node in source.graph.node if node.name not in chosen],
         list(QUANTIZED_OPERATORS),
         {"TensorQuantOverrides": overrides, "QDQDisableWeightAdjustForInt32Bias": True},
     )
