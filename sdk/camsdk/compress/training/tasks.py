@@ -1,0 +1,301 @@
+"""What a network is trained for: examples, a loss, and a figure that says how good it is.
+
+Invariant: a batch follows from the indices and the generator alone, so that a training that is
+resumed sees what it would have seen.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from camsdk.artifact.decode import decode
+from camsdk.artifact.manifest import Manifest
+from camsdk.artifact.preprocess import make_input
+from camsdk.compress.evaluate import RANKED_SCORE, REFERENCE_SCORE, average_precision
+from camsdk.compress.training.distill import imitation_loss
+from camsdk.errors import InvalidInput
+from camsdk.vision.frames import Frame
+from camsdk.vision.results import Detections
+
+Batch = tuple[Tensor, ...]
+"""The network's inputs, then whatever the loss compares its outputs with."""
+
+_CHUNK: Final = 256
+
+
+class Task(Protocol):
+    """Examples and what is wanted of them."""
+
+    def __len__(self) -> int:
+        """Number of examples to train on."""
+
+    def digest(self) -> str:
+        """sha256 of the examples, to tell other data from the same."""
+
+    def batch(self, indices: Tensor, generator: Generator | None) -> Batch:
+        """Chosen examples.
+
+        Args:
+            indices: int64 (n,).
+            generator: Of all that is random in them; None for examples as they are.
+        """
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Shape (), of the network's outputs for ``batch[0]``."""
+
+    def metric(self, module: nn.Module) -> float:
+        """0 to 1, better when higher, on examples that nothing is trained on."""
+
+
+class Classification:
+    """Pictures with one class each; cross entropy, and the share of right answers.
+
+    Args:
+        images: float32 (n, c, h, w).
+        labels: int64 (n,).
+        test_images, test_labels: Not trained on.
+        shift: Pixels that a picture is moved by at most, with the lowest value around it.
+        is_mirrored: Whether every second picture is mirrored, at random.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        test_images: Tensor,
+        test_labels: Tensor,
+        *,
+        shift: int = 0,
+        is_mirrored: bool = False,
+    ) -> None:
+        _check_pairs(images, labels)
+        _check_pairs(test_images, test_labels)
+        self._images, self._labels = images, labels
+        self._test = (test_images, test_labels)
+        self._shift, self._is_mirrored = shift, is_mirrored
+        self._padded = images
+        if shift:
+            self._padded = functional.pad(images, (shift,) * 4, value=float(images.min()))
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def digest(self) -> str:
+        """Of pictures, labels and augmentation."""
+        return _digest(self._images, self._labels, self._shift, self._is_mirrored)
+
+    def batch(self, indices: Tensor, generator: Generator | None) -> Batch:
+        """Pictures and labels."""
+        images = self._images[indices]
+        if generator is not None and self._shift:
+            height, width = images.shape[2:]
+            down, right = torch.randint(0, 2 * self._shift + 1, (2,), generator=generator).tolist()
+            images = self._padded[indices, :, down : down + height, right : right + width]
+        if generator is not None and self._is_mirrored:
+            images = _mirrored(images, generator)
+        return images, self._labels[indices]
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Cross entropy of logits (n, classes)."""
+        return functional.cross_entropy(outputs, batch[1])
+
+    def metric(self, module: nn.Module) -> float:
+        """Share of right answers."""
+        images, labels = self._test
+        answers = torch.cat([outputs.argmax(1) for outputs in _answers(module, images)])
+        return float((answers == labels).double().mean())
+
+
+class Segmentation:
+    """Pictures with a class for every pixel; cross entropy, and the mean IoU over the classes.
+
+    Args:
+        images: float32 (n, c, h, w).
+        labels: int64 (n, h, w).
+        test_images, test_labels: Not trained on.
+        class_weights: Of each class in the loss, float32 (classes,), where some are rare.
+        is_mirrored: Whether every second picture is mirrored, at random.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        test_images: Tensor,
+        test_labels: Tensor,
+        *,
+        class_weights: Tensor | None = None,
+        is_mirrored: bool = False,
+    ) -> None:
+        _check_pairs(images, labels)
+        _check_pairs(test_images, test_labels)
+        self._images, self._labels = images, labels
+        self._test = (test_images, test_labels)
+        self._class_weights, self._is_mirrored = class_weights, is_mirrored
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def digest(self) -> str:
+        """Of pictures, labels and augmentation."""
+        return _digest(self._images, self._labels, self._class_weights, self._is_mirrored)
+
+    def batch(self, indices: Tensor, generator: Generator | None) -> Batch:
+        """Pictures and their labels, mirrored together."""
+        images, labels = self._images[indices], self._labels[indices]
+        if generator is not None and self._is_mirrored:
+            is_turned = torch.rand(len(images), generator=generator) < 0.5
+            images = torch.where(is_turned[:, None, None, None], images.flip(3), images)
+            labels = torch.where(is_turned[:, None, None], labels.flip(2), labels)
+        return images, labels
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Cross entropy of logits (n, classes, h, w)."""
+        return functional.cross_entropy(outputs, batch[1], self._class_weights)
+
+    def metric(self, module: nn.Module) -> float:
+        """Mean IoU over the classes that occur in labels or answers, all pixels together."""
+        images, labels = self._test
+        outputs = torch.cat(list(_answers(module, images)))
+        return mean_iou(outputs.argmax(1), labels, outputs.shape[1])
+
+
+class Detection:
+    """A detection head learns to say what the float detector says.
+
+    There are no labels: where the float detector sees something, its classes and distances are
+    what is wanted (``distill.imitation_loss``). The figure is the agreement in AP at IoU 0.5 with
+    the float detector's boxes, on other frames.
+
+    Args:
+        teacher: The float detector. Outputs of both: per stride class logits, then distances, in
+            the order of ``manifest.output.tensors``.
+        frames: To train on; ``make_input`` prepares them as the device will.
+        test_frames: Not trained on.
+        manifest: Of the detector.
+        is_mirrored: Whether every second frame is mirrored, at random.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        frames: Iterable[Frame],
+        test_frames: Iterable[Frame],
+        manifest: Manifest,
+        *,
+        is_mirrored: bool = True,
+    ) -> None:
+        if manifest.output.decoder != "nanodet-gfl" or manifest.input.layout != "NCHW":
+            raise InvalidInput(
+                f"a head for {manifest.output.decoder!r} cannot be imitated",
+                "give a detector whose outputs are class logits and distance distributions, NCHW",
+            )
+        self._teacher = teacher.eval()
+        self._manifest = manifest
+        self._inputs = _inputs(frames, manifest)
+        tests = list(test_frames)
+        self._tests = _inputs(tests, manifest)
+        self._test_sizes = [(frame.width, frame.height) for frame in tests]
+        self._is_mirrored = is_mirrored
+        self._truth: list[Detections] | None = None
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def digest(self) -> str:
+        """Of the prepared frames and augmentation."""
+        return _digest(self._inputs, self._is_mirrored)
+
+    def batch(self, indices: Tensor, generator: Generator | None) -> Batch:
+        """Inputs, then the float detector's outputs for them."""
+        inputs = self._inputs[indices]
+        if generator is not None and self._is_mirrored:
+            inputs = _mirrored(inputs, generator)
+        with torch.no_grad():
+            return inputs, *self._teacher(inputs)
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Imitation of the float detector."""
+        return imitation_loss(outputs, batch[1:])
+
+    def metric(self, module: nn.Module) -> float:
+        """Average precision over all classes, with the float detector's boxes as truth."""
+        if self._truth is None:
+            self._truth = self._boxes(self._teacher, REFERENCE_SCORE)
+        return average_precision(self._truth, self._boxes(module, RANKED_SCORE))
+
+    def _boxes(self, module: nn.Module, score: float) -> list[Detections]:
+        output = self._manifest.output.model_copy(update={"score_threshold": RANKED_SCORE})
+        manifest = self._manifest.model_copy(update={"output": output})
+        found = []
+        for outputs, size in zip(_answers(module, self._tests, 1), self._test_sizes, strict=True):
+            arrays: Mapping[str, Any] = {
+                name: tensor.contiguous().numpy()
+                for name, tensor in zip(output.tensors, outputs, strict=True)
+            }
+            boxes = decode(arrays, manifest, *size)
+            found.append(boxes[boxes.scores >= score])
+        return found
+
+
+def mean_iou(answers: Tensor, labels: Tensor, classes: int) -> float:
+    """Intersection over union of each class over all pixels, mean over the classes that occur.
+
+    Args:
+        answers, labels: int64, same shape.
+        classes: Number of classes.
+    """
+    pairs = torch.bincount(labels.flatten() * classes + answers.flatten(), minlength=classes**2)
+    table = pairs.reshape(classes, classes).double()
+    shared = table.diagonal()
+    either = table.sum(0) + table.sum(1) - shared
+    return float((shared[either > 0] / either[either > 0]).mean())
+
+
+def _answers(module: nn.Module, images: Tensor, chunk: int = _CHUNK) -> Iterable[Any]:
+    """Outputs chunk by chunk, in evaluation mode; the module's mode is as before afterwards."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            for start in range(0, len(images), chunk):
+                part = images[start : start + chunk]
+                yield module(part.contiguous(memory_format=torch.channels_last))
+    finally:
+        module.train(was_training)
+
+
+def _mirrored(images: Tensor, generator: Generator) -> Tensor:
+    is_turned = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(is_turned[:, None, None, None], images.flip(3), images)
+
+
+def _inputs(frames: Iterable[Frame], manifest: Manifest) -> Tensor:
+    arrays = [make_input(frame, manifest.input) for frame in frames]
+    if not arrays:
+        raise InvalidInput("there are no frames", "give at least one to train on, one to test on")
+    return torch.from_numpy(np.concatenate(arrays))
+
+
+def _check_pairs(images: Tensor, labels: Tensor) -> None:
+    if images.ndim != 4 or not len(images) or len(images) != len(labels):
+        raise InvalidInput(
+            f"pictures of shape {tuple(images.shape)} with labels of shape {tuple(labels.shape)}",
+            "give pictures (n, c, h, w), at least one, and as many labels",
+        )
+
+
+def _digest(*parts: Tensor | float | None) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            total.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            total.update(part.contiguous().numpy().tobytes())
+        else:
+            total.update(repr(part).encode())
+    return total.hexdigest()
