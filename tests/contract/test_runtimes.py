@@ -215,6 +215,23 @@ def test_softmax_is_exact_where_its_scale_is_one_over_a_whole_number(
 
 
 @pytest.mark.parametrize("runtime", FAST_RUNTIMES.values(), ids=FAST_RUNTIMES)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), bit_width=st.integers(2, 7), limit=st.sampled_from([1, 4, 63]))
+def test_few_bits_give_the_reference_integers(
+    runtime: Runtime, seed: int, bit_width: int, limit: int
+) -> None:
+    net = QdqNet(IMAGE, seed)
+    few = {"bit_width": bit_width, "scale": 4 / 2**bit_width, "zero_point": 2 ** (bit_width - 1)}
+    x = net.quantized("x", **few)
+    weights = net.weights((8, 8, 3, 3), limit=limit)
+    inputs = [x, weights, net.bias(x, weights)]
+    y = net.quantized(net.node("Conv", inputs, pads=[1, 1, 1, 1]), **few)
+    y = net.quantized(net.node("Add", [y, x]), **few)
+    off = differences(net.model(y), image_for(net), runtime)
+    assert max(int(part.max()) for part in off) == 0
+
+
+@pytest.mark.parametrize("runtime", FAST_RUNTIMES.values(), ids=FAST_RUNTIMES)
 @pytest.mark.parametrize("name", UNITS)
 def test_signed_activations_are_within_one_step(name: str, runtime: Runtime) -> None:
     shape, build = UNITS[name]

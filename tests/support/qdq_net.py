@@ -44,16 +44,26 @@ class QdqNet:
         return name
 
     def quantized(
-        self, tensor: str, *, like: str = "", zero_point: int | None = None, scale: float = 0.0
+        self,
+        tensor: str,
+        *,
+        like: str = "",
+        zero_point: int | None = None,
+        scale: float = 0.0,
+        bit_width: int = 8,
     ) -> str:
         """Through QuantizeLinear and back.
 
         Args:
             like: Takes the grid of this tensor, which ``quantized`` gave.
             zero_point, scale: By default random.
+            bit_width: Below 8, the uint8 codes are clipped to so many bits.
         """
         grid = self._grids[like] if like else self._grid(zero_point, scale)
         codes = self.node("QuantizeLinear", [tensor, *grid])
+        if bit_width < 8:
+            bounds = (np.array(value, self._dtype) for value in (0, 2**bit_width - 1))
+            codes = self.node("Clip", [codes, *(self.constant(bound) for bound in bounds)])
         real = self.node("DequantizeLinear", [codes, *grid])
         self._grids[real], self._scales[real] = grid, self._scales[grid[0]]
         return real

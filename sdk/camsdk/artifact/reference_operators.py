@@ -127,8 +127,13 @@ def clip_bounds(node: Node, inputs: Inputs) -> tuple[float, float]:
 
 
 def _clip(node: Node, inputs: Inputs) -> Array:
+    """Of float32, or of codes: activations below 8 bits are clipped so."""
+    x = inputs[0]
     low, high = clip_bounds(node, inputs)
-    clipped: Array = np.clip(inputs[0], F32(low), F32(high))
+    if x.dtype.kind != "f":
+        limits = np.iinfo(x.dtype)
+        low, high = max(low, limits.min), min(high, limits.max)
+    clipped: Array = np.clip(x, x.dtype.type(low), x.dtype.type(high))
     return clipped
 
 
