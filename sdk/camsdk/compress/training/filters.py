@@ -103,8 +103,8 @@ class FilterGroups:
             for member in group.members:
                 axes = result.setdefault(member.parameter, {})
                 size = self.shapes[member.parameter][member.axis]
-                stays: Mask = axes.setdefault(member.axis, np.ones(size, dtype=np.bool_))
-                stays[member.indices[~mask[member.filters]]] = False
+                stays = axes.setdefault(member.axis, np.ones(size, dtype=np.bool_))
+                np.put(stays, member.indices[~mask[member.filters]], False)
         return result
 
     def masks(self, kept: Sequence[Mask]) -> dict[str, Mask]:
@@ -124,7 +124,8 @@ class FilterGroups:
         for group, keep in zip(self.groups, kept, strict=True):
             root = group.members[0]
             mask = np.moveaxis(masks[root.parameter], root.axis, 0)
-            keep[root.filters] = mask.reshape(len(mask), -1).any(axis=1)[root.indices]
+            left = np.count_nonzero(mask.reshape(len(mask), -1), axis=1)
+            keep[root.filters] = left[root.indices] > 0
         return kept
 
     def size(self, kept: Sequence[Mask]) -> Size:

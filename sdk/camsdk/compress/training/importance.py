@@ -21,6 +21,9 @@ Scores = dict[str, NDArray[np.float32]]
 DECAY: Final = 0.98
 """Of the averages over the steps: the last 50 count, about 6000 examples in batches of 128."""
 
+_SIGNIFICANT: Final = 3.0
+"""Standard deviations of an average gradient that chance does not explain."""
+
 
 class ImportanceEstimate:
     """Importance of every weight by name, and the demand for those that are zero.
@@ -75,16 +78,19 @@ class ImportanceEstimate:
     def demand(self) -> Scores:
         """What a weight that is zero would be worth if it had its layer's typical magnitude.
 
-        In the unit of ``scores``, so that the two compare. The gradient's average keeps its sign:
-        where batches disagree nothing is asked for. RigL (arXiv:1911.11134) ranks by |g| alone.
+        In the unit of ``scores``, so that the two compare. Only what exceeds the noise of batches
+        counts: among a million gradients that agree on nothing some averages are large by chance.
+        RigL (arXiv:1911.11134) ranks by |g| of one batch.
         """
         result = {}
         for name, weight in self._weights.items():
             typical = weight.abs().sum() / weight.count_nonzero().clamp(min=1)
-            demand = typical * self._gradient[name].abs()
+            gradient = self._gradient[name].abs() * self._correction
+            rms = (self._square[name] * self._correction).sqrt()
+            demand = typical * (gradient - _SIGNIFICANT * self._noise * rms).clamp(min=0)
             if self._kind == "magnitude":
-                demand /= self._square[name].mean().sqrt().clamp(min=torch.finfo().tiny)
-            result[name] = _to_numpy(demand * self._correction)
+                demand /= rms.square().mean().sqrt().clamp(min=torch.finfo().tiny)
+            result[name] = _to_numpy(demand)
         return result
 
     def _score(self, name: str, weight: Tensor) -> Tensor:
@@ -101,6 +107,13 @@ class ImportanceEstimate:
     def _correction(self) -> float:
         """Averages start from 0: both have to grow by this until the decay has forgotten it."""
         return 1 / (1 - self._decay**self._steps) if self._steps else 1.0
+
+    @property
+    def _noise(self) -> float:
+        """Standard deviation of an average of independent values, each of deviation 1."""
+        total, squares = 1 - self._decay**self._steps, 1 - self._decay ** (2 * self._steps)
+        share = (1 - self._decay) / (1 + self._decay)
+        return float(np.sqrt(share * squares) / total) if self._steps else 1.0
 
     def state_dict(self) -> dict[str, Tensor | float | int]:
         """Averages by weight, and the steps they cover."""

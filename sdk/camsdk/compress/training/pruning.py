@@ -292,10 +292,12 @@ def prunable_weights(module: nn.Module) -> dict[str, nn.Parameter]:
         InvalidInput: There are none.
     """
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    found: dict[str, nn.Parameter] = {}
-    for name, child in module.named_modules():
-        if isinstance(child, kinds):
-            found[name] = child.weight
+    layers = {name for name, child in module.named_modules() if isinstance(child, kinds)}
+    found = {
+        name.removesuffix(".weight"): parameter
+        for name, parameter in module.named_parameters()
+        if name.removesuffix(".weight") in layers
+    }
     if not found:
         raise InvalidInput(
             "the network has no convolution or linear layer to prune",

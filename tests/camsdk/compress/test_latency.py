@@ -1,0 +1,127 @@
+"""Profiles say what they were told, survive a file, and measure every layer of a model."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from camsdk.compress.graph.layers import Layer, list_layers
+from camsdk.compress.latency import (
+    DeviceProfile,
+    load_profile,
+    measure_profile,
+    profile_layers,
+    save_profile,
+)
+from camsdk.errors import InvalidInput
+
+LAYER = Layer("first", "Conv", "w", None, (8, 8, 3, 3), 0, 1, "x", "y", 2_000_000)
+PROFILE = DeviceProfile(
+    "cpu-x86_64",
+    "measured",
+    {"first": {8: 0.5, 32: 1.0}},
+    {"Conv": {8: 0.1, 32: 0.3}},
+)
+
+
+def model() -> onnx.ModelProto:
+    """Two convolutions, a large and a small one, and a linear layer."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w1": rng.normal(size=(32, 16, 3, 3)),
+        "w2": rng.normal(size=(16, 32, 1, 1)),
+        "w3": rng.normal(size=(16, 4)),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "large", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node("Conv", ["b", "w2"], ["c"], "small"),
+        helper.make_node("GlobalAveragePool", ["c"], ["d"], "pool"),
+        helper.make_node("Flatten", ["d"], ["e"], "flatten"),
+        helper.make_node("Gemm", ["e", "w3"], ["y"], "linear"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16, 28, 28])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
+        [numpy_helper.from_array(w.astype(np.float32), name) for name, w in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_a_layer_runs_in_the_next_wider_kernel() -> None:
+    assert [PROFILE.predict_ms(LAYER, bits) for bits in (2, 8, 32)] == [0.5, 0.5, 1.0]
+
+
+def test_unlisted_layers_are_predicted_from_their_operator() -> None:
+    other = Layer("other", "Conv", "w", None, (8, 8, 3, 3), 0, 1, "x", "y", 2_000_000)
+    assert PROFILE.predict_ms(other, 4) == pytest.approx(0.2)
+    linear = Layer("other", "Gemm", "w", None, (8, 8), 1, 1, "x", "y", 64)
+    with pytest.raises(InvalidInput, match="4-bit Gemm, layer other"):
+        PROFILE.predict_ms(linear, 4)
+
+
+@pytest.mark.parametrize(("skips_zeros", "expected"), [(False, 0.5), (True, 0.125)])
+def test_zeros_save_time_only_where_the_engine_skips_them(
+    skips_zeros: bool, expected: float
+) -> None:
+    profile = DeviceProfile("x", "model", PROFILE.ms_by_layer, skips_zeros=skips_zeros)
+    assert profile.predict_ms(LAYER, 8, 0.75) == expected
+
+
+def test_a_profile_survives_its_file(tmp_path: Path) -> None:
+    save_profile(PROFILE, tmp_path / "profile.yaml")
+    assert load_profile(tmp_path / "profile.yaml") == PROFILE
+
+
+def test_json_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text('{"device": "d", "provenance": "model", "ns_per_mac": {"Conv": {"8": 2}}}')
+    assert load_profile(path).ns_per_mac == {"Conv": {8: 2.0}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("device: d", "no profile"),
+        ("[1, 2]", "no profile"),
+        ("{", "cannot be read"),
+        ("{device: d, provenance: guessed}", "guessed"),
+        ("{device: d, provenance: model, speed: 3}", "no profile"),
+        ("{device: d, provenance: model, ns_per_mac: {Conv: 3}}", "ns_per_mac"),
+        ("{device: d, provenance: model, ms_by_layer: {c: {8: fast}}}", "ms_by_layer"),
+        ("{device: d, provenance: model, ms_by_layer: {c: {8: -1}}}", "below 0"),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "profile.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidInput, match=message):
+        load_profile(path)
+
+
+def test_every_layer_is_measured_and_the_large_one_takes_longest() -> None:
+    times = profile_layers(model(), runs=5)
+    assert set(times) == {layer.name for layer in list_layers(model())}
+    # 9 times the work of the small one.
+    assert times["large"] > times["small"] > 0
+
+
+def test_a_measured_profile_predicts_what_it_measured() -> None:
+    profile = measure_profile("here", model())
+    large, small, _ = list_layers(model())
+    assert profile.predict_ms(large, 8) == profile.ms_by_layer["large"][32]
+    total = sum(profile.ms_by_layer[layer.name][32] for layer in (large, small))
+    expected = total * 1e6 / (large.macs + small.macs)
+    assert profile.ns_per_mac["Conv"][32] == pytest.approx(expected)
+    assert profile.provenance == "measured"
+
+
+def test_a_dynamic_input_is_refused() -> None:
+    dynamic = model()
+    dynamic.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    with pytest.raises(InvalidInput, match="static shape"):
+        profile_layers(dynamic)
