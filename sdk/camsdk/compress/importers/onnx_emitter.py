@@ -61,6 +61,11 @@ def inverse(perm: Perm) -> Perm:
     return tuple(perm.index(axis) for axis in range(len(perm)))
 
 
+def plain_value(name: str, shape: tuple[int, ...]) -> Value:
+    """A tensor that ONNX holds as the other framework means it."""
+    return Value(name, tuple(range(len(shape))), shape)
+
+
 def constant(value: Array) -> Value:
     """A known tensor."""
     return Value("", tuple(range(value.ndim)), value.shape, value)
@@ -113,7 +118,8 @@ class Emitter:
 
     def _free(self, name: str) -> str:
         """Layers may be called what we call a part of another layer."""
-        while name in self._nodes or name in self._initializers:
+        inputs = {info.name for info in self._inputs}
+        while name in self._nodes or name in self._initializers or name in inputs:
             name += "'"
         return name
 

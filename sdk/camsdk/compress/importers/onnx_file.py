@@ -1,0 +1,331 @@
+"""ONNX files of other tools become what the rest of the compression works on.
+
+That is: opset 17 where ONNX can convert to it, float32, static shapes, constants as initializers,
+unique node names, one file. Refused are files that reach outside of themselves (external data),
+operators of other domains, functions, control flow and models that are quantized already.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, numpy_helper
+
+from camsdk.compress.importers.onnx_emitter import IR_VERSION, OPSET
+from camsdk.compress.importers.runnable import (
+    CHECKER_ERRORS,
+    ELEMENT_BITS,
+    MAX_TENSOR_ELEMENTS,
+    read_limited,
+    runnable,
+)
+from camsdk.errors import DataCorrupted, InvalidInput, ResourceExhausted, UnsupportedModel
+
+OLDEST_OPSET: Final = 7
+"""onnx.version_converter knows the operators of a network from here on."""
+
+NEWEST_OPSET: Final = 22
+"""The newest that stays as it is when ONNX cannot convert it down."""
+
+NEWEST_IR: Final = 10
+
+MAX_NODES: Final = 100_000
+MAX_RANK: Final = 8
+MAX_LENGTH: Final = 1 << 20
+"""Of one dimension of an input."""
+
+_WIDE: Final = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+"""Element types that become float32."""
+
+_QUANTIZED: Final = frozenset(
+    {
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "QLinearConv",
+        "QLinearMatMul",
+        "ConvInteger",
+        "MatMulInteger",
+    }
+)
+
+
+def import_onnx_file(
+    path: Path, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> onnx.ModelProto:
+    """Import an ONNX file.
+
+    Args:
+        path: The file; it must hold all of its weights.
+        input_shapes: Shape of each input that the file leaves free. A batch that alone is free
+            becomes 1.
+
+    Returns:
+        A float32 model with static input and output shapes; opset 17, or the file's own newer one
+        if ONNX cannot convert it down.
+
+    Raises:
+        NotFound: There is no such file.
+        DataCorrupted: It is not an ONNX file, or truncated.
+        UnsupportedModel: It uses external data, another domain, functions, control flow, an opset
+            that cannot be converted, or is already quantized; names the node or tensor.
+        InvalidInput: A free shape is missing in ``input_shapes``, or one there does not fit.
+        ResourceExhausted: The file, or a tensor in it, is too large.
+    """
+    data = read_limited(path)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as error:
+        raise DataCorrupted(f"{path} is not an ONNX file: {error}") from error
+    if not model.HasField("graph") or not model.graph.node:
+        raise DataCorrupted(f"{path} holds no ONNX graph", "it may be truncated")
+    return normalise(model, input_shapes=input_shapes)
+
+
+def normalise(
+    model: onnx.ModelProto, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> onnx.ModelProto:
+    """As ``import_onnx_file``, of a model in memory, which is changed."""
+    check_safe(model)
+    _constants_to_initializers(model.graph)
+    _drop_stored_inputs(model.graph)
+    _to_float32(model.graph)
+    _fix_inputs(model.graph, input_shapes or {})
+    model = _to_opset(model)
+    del model.metadata_props[:], model.training_info[:]
+    return runnable(_with_shapes(model))
+
+
+def check_safe(model: onnx.ModelProto) -> None:
+    """Refuse what reaches outside of the file or cannot be analysed; reads only.
+
+    Raises:
+        UnsupportedModel: Names the tensor, node or function.
+        DataCorrupted: A stored tensor has not as many bytes as its shape needs.
+        ResourceExhausted: Too many nodes.
+    """
+    graph = model.graph
+    if len(graph.node) > MAX_NODES:
+        raise ResourceExhausted(f"the graph has {len(graph.node)} nodes", f"at most {MAX_NODES}")
+    if model.functions:
+        raise UnsupportedModel(
+            f"the model defines function {model.functions[0].name!r}",
+            "export it with its functions inlined (onnx.inliner.inline_local_functions)",
+        )
+    if graph.sparse_initializer:
+        raise UnsupportedModel("the model stores sparse tensors", "store them dense")
+    for tensor in graph.initializer:
+        _check_stored(tensor)
+    for node in graph.node:
+        _check_node(node)
+
+
+def _check_node(node: onnx.NodeProto) -> None:
+    label = f"node {node.name or (node.output[0] if node.output else '')!r} ({node.op_type})"
+    if node.domain not in ("", "ai.onnx"):
+        raise UnsupportedModel(
+            f"{label} is of domain {node.domain!r}", "only ONNX's own operators can be imported"
+        )
+    if node.op_type in _QUANTIZED:
+        raise UnsupportedModel(
+            f"the model is already quantized: {label}", "give the float model it was made from"
+        )
+    for attribute in node.attribute:
+        if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) or (
+            attribute.HasField("g") or attribute.graphs
+        ):
+            raise UnsupportedModel(
+                f"{label} is control flow", "export the model for one fixed input, traced"
+            )
+        if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+            raise UnsupportedModel(f"{label} holds a sparse tensor", "store it dense")
+        for tensor in [attribute.t] if attribute.HasField("t") else attribute.tensors:
+            _check_stored(tensor)
+
+
+def _check_stored(tensor: onnx.TensorProto) -> None:
+    """A tensor that lies within the file, whole."""
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+        raise UnsupportedModel(
+            f"tensor {tensor.name!r} lies in another file",
+            "save the model as one file: onnx.save(onnx.load(path), path)",
+        )
+    bits = ELEMENT_BITS.get(tensor.data_type)
+    if bits is None:
+        kind = TensorProto.DataType.Name(tensor.data_type) if 0 < tensor.data_type < 24 else "?"
+        raise UnsupportedModel(f"tensor {tensor.name!r} has the element type {kind}")
+    if len(tensor.dims) > MAX_RANK or any(length < 0 for length in tensor.dims):
+        raise DataCorrupted(f"tensor {tensor.name!r} has the shape {list(tensor.dims)}")
+    elements = 1
+    for length in tensor.dims:
+        elements *= length
+    if elements > MAX_TENSOR_ELEMENTS:
+        raise ResourceExhausted(f"tensor {tensor.name!r} has {elements} elements")
+    lists = (
+        tensor.float_data,
+        tensor.int32_data,
+        tensor.int64_data,
+        tensor.double_data,
+        tensor.uint64_data,
+    )
+    stored = (
+        len(tensor.raw_data) * 8 // bits if tensor.HasField("raw_data") else sum(map(len, lists))
+    )
+    if stored != elements:
+        raise DataCorrupted(
+            f"tensor {tensor.name!r} holds {stored} of {elements} elements",
+            "the file may be truncated",
+        )
+
+
+def _constants_to_initializers(graph: onnx.GraphProto) -> None:
+    kept = []
+    for node in graph.node:
+        value = _constant(node) if node.op_type == "Constant" else None
+        if value is None:
+            kept.append(node)
+        else:
+            value.name = node.output[0]
+            graph.initializer.append(value)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The tensor of a Constant node; None for strings."""
+    if len(node.attribute) != 1 or len(node.output) != 1:
+        raise UnsupportedModel(f"node {node.name!r} (Constant) has no single value")
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        copy = onnx.TensorProto()
+        copy.CopyFrom(attribute.t)
+        return copy
+    if attribute.name in ("value_float", "value_floats"):
+        floats = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+        return numpy_helper.from_array(np.array(floats, np.float32))
+    if attribute.name in ("value_int", "value_ints"):
+        ints = attribute.i if attribute.name == "value_int" else list(attribute.ints)
+        return numpy_helper.from_array(np.array(ints, np.int64))
+    return None
+
+
+def _drop_stored_inputs(graph: onnx.GraphProto) -> None:
+    """Before IR version 4 every initializer was declared as an input too."""
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = [info for info in graph.input if info.name not in stored]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    if not graph.input or not graph.output:
+        raise UnsupportedModel("the graph has no input or no output")
+
+
+def _to_float32(graph: onnx.GraphProto) -> None:
+    """Half, bfloat16 and double become float32, in tensors, casts and declarations."""
+    for tensor in _tensors(graph):
+        if tensor.data_type in _WIDE:
+            value = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("to", "dtype") and attribute.i in _WIDE:
+                attribute.i = TensorProto.FLOAT
+    for info in [*graph.input, *graph.output]:
+        tensor_type = info.type.tensor_type
+        if tensor_type.elem_type in _WIDE:
+            tensor_type.elem_type = TensorProto.FLOAT
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _fix_inputs(graph: onnx.GraphProto, input_shapes: Mapping[str, tuple[int, ...]]) -> None:
+    names = [info.name for info in graph.input]
+    unknown = set(input_shapes) - set(names)
+    if unknown:
+        raise InvalidInput(
+            f"input_shapes names {sorted(unknown)[0]!r}, which is no input",
+            f"the inputs are {', '.join(names)}",
+        )
+    for info in graph.input:
+        if info.type.WhichOneof("value") != "tensor_type":
+            raise UnsupportedModel(f"input {info.name!r} is not a tensor")
+        tensor = info.type.tensor_type
+        declared = [dim.dim_value for dim in tensor.shape.dim] if tensor.HasField("shape") else None
+        shape = _chosen_shape(info.name, declared, input_shapes.get(info.name))
+        info.type.CopyFrom(helper.make_tensor_type_proto(tensor.elem_type, shape))
+    for info in graph.output:
+        info.type.tensor_type.ClearField("shape")  # it may name free dimensions
+    del graph.value_info[:]
+
+
+def _chosen_shape(
+    name: str, declared: list[int] | None, given: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    """The static shape of an input; free lengths are declared as 0."""
+    shape = given
+    if shape is None and declared is not None:
+        is_batch_free = declared[:1] == [0] and len(declared) > 1
+        shape = (1, *declared[1:]) if is_batch_free else tuple(declared)
+    if shape is None or min(shape, default=1) <= 0:
+        raise InvalidInput(
+            f"input {name!r} has the free shape {declared}",
+            f"give input_shapes for it, such as {{{name!r}: (1, 3, 224, 224)}}",
+        )
+    if len(shape) > MAX_RANK or max(shape, default=1) > MAX_LENGTH:
+        raise InvalidInput(f"input {name!r} would have the shape {shape}")
+    fits = declared is None or (
+        len(declared) == len(shape)
+        and all(want in (0, length) for want, length in zip(declared, shape, strict=True))
+    )
+    if not fits:
+        raise InvalidInput(
+            f"input_shapes gives {shape} for input {name!r}, whose shape is {declared}",
+            "a 0 there is free, everything else is fixed by the model",
+        )
+    return shape
+
+
+def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    versions = {opset.domain: opset.version for opset in model.opset_import}
+    version = versions.get("", versions.get("ai.onnx", 0))
+    if not OLDEST_OPSET <= version <= NEWEST_OPSET:
+        raise UnsupportedModel(f"the model has opset {version}", f"export it with opset {OPSET}")
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", version))
+    # An old file promises that initializers are inputs, on which the converter insists.
+    model.ir_version = max(min(model.ir_version, NEWEST_IR), 4)
+    if version != OPSET:
+        try:
+            converted = onnx.version_converter.convert_version(model, OPSET)
+            onnx.checker.check_model(converted, full_check=True)
+        except CHECKER_ERRORS as error:
+            if version < OPSET:
+                raise UnsupportedModel(
+                    f"opset {version} cannot be converted to {OPSET}: {error}",
+                    f"export the model with opset {OPSET}",
+                ) from error
+            return model
+        model = converted
+    model.ir_version = IR_VERSION
+    return model
+
+
+def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with the output shapes that follow from the inputs."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except CHECKER_ERRORS as error:
+        raise UnsupportedModel(f"the shapes in the graph do not fit: {error}") from error
+    for info, known in zip(model.graph.output, inferred.graph.output, strict=True):
+        info.CopyFrom(known)
+    return model

@@ -1,0 +1,289 @@
+"""Reading what ``torch.export.save`` writes, without torch and without pickle.
+
+A .pt2 file is a zip archive: ``models/model.json`` holds the graph of ATen operators,
+``data/weights/*`` the raw bytes of each weight with one JSON index. torch's own loader unpickles
+some members (sample inputs, custom objects) and evaluates symbolic shapes; this reader looks at
+neither. What needs them is refused.
+"""
+
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from camsdk.compress.importers.onnx_emitter import Array
+from camsdk.compress.importers.runnable import MAX_FILE_BYTES, MAX_TENSOR_ELEMENTS
+from camsdk.errors import DataCorrupted, InvalidInput, NotFound, ResourceExhausted, UnsupportedModel
+
+HINT: Final = "save it with torch.export.save(torch.export.export(module.eval(), example), path)"
+
+MAX_JSON_BYTES: Final = 64 << 20
+MAX_NODES: Final = 100_000
+
+_DTYPES: Final[Mapping[int, str]] = {
+    1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f2", 7: "<f4", 8: "<f8", 12: "?",
+}  # fmt: skip
+"""torch._export.serde.schema.ScalarType; all files are little-endian."""
+
+
+@dataclass(frozen=True)
+class AtenNode:
+    """One call of an ATen operator.
+
+    Attributes:
+        target: Such as ``conv2d.default``, without ``torch.ops.aten.``.
+        arguments: Decoded by name: numbers, lists, None, or ``Tensor``s.
+        outputs: Names of the tensors it makes.
+        module: Qualified name of the module that calls it, or empty.
+    """
+
+    name: str
+    target: str
+    arguments: Mapping[str, Any]
+    outputs: tuple[str, ...]
+    module: str
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An argument that is a tensor of the graph."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class AtenGraph:
+    """A program with its weights.
+
+    Attributes:
+        inputs: Shape by name, in order; float32.
+        stored: Weight by its name in the graph.
+        stored_names: Qualified name of each weight in the module, by its name in the graph.
+        shapes: Of every tensor.
+    """
+
+    inputs: Mapping[str, tuple[int, ...]]
+    outputs: tuple[str, ...]
+    nodes: tuple[AtenNode, ...]
+    stored: Mapping[str, Array]
+    stored_names: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def read_program(path: Path) -> AtenGraph:
+    """Read a .pt2 file.
+
+    Raises:
+        NotFound: There is no such file.
+        UnsupportedModel: A pickled module, TorchScript, or a program with symbolic shapes, custom
+            objects, pickled weights or other than ATen operators.
+        DataCorrupted: Truncated or malformed.
+        ResourceExhausted: Too large.
+    """
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ResourceExhausted(f"{path} is larger than {MAX_FILE_BYTES} bytes")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start != b"PK\x03\x04":
+        if start[:1] == b"\x80":
+            raise UnsupportedModel(f"{path} is a pickle, which is not opened", HINT)
+        raise DataCorrupted(f"{path} is no .pt2 archive", HINT)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _graph(_Archive(archive, path))
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
+        raise DataCorrupted(f"{path} is a damaged archive: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+        raise DataCorrupted(f"{path} holds a malformed program: {error!r}") from error
+
+
+class _Archive:
+    """Members by their path below the archive's own folder; every read is bounded."""
+
+    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
+        self._archive = archive
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        for info in archive.infolist():
+            _, _, inside = info.filename.partition("/")
+            if info.file_size > MAX_FILE_BYTES:
+                raise ResourceExhausted(f"member {info.filename!r} of {path} is too large")
+            self._members[inside] = info
+        self._check_kind(path)
+
+    def _check_kind(self, path: Path) -> None:
+        names = self._members
+        if "archive_format" not in names:
+            if "constants.pkl" in names:
+                raise UnsupportedModel(f"{path} is TorchScript, which is not opened", HINT)
+            raise UnsupportedModel(f"{path} holds a pickle, which is not opened", HINT)
+        for name in names:
+            is_pickle = re.fullmatch(r"data/(weights|constants)/.*\.pt|.*\.pkl", name)
+            if is_pickle or name.startswith(("data/constants/custom_obj", "data/constants/opaque")):
+                raise UnsupportedModel(f"{path} holds the pickle {name!r}", HINT)
+            if name.startswith("data/aotinductor/"):
+                raise UnsupportedModel(f"{path} holds compiled code", HINT)
+
+    def read(self, name: str, limit: int) -> bytes:
+        info = self._members.get(name)
+        if info is None:
+            raise DataCorrupted(f"the archive lacks {name!r}")
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+            raise DataCorrupted(f"member {name!r} is compressed or encrypted, torch does neither")
+        if info.file_size > limit:
+            raise ResourceExhausted(f"member {name!r} is larger than {limit} bytes")
+        with self._archive.open(info) as file:
+            data = file.read(limit + 1)
+        if len(data) != info.file_size:
+            raise DataCorrupted(f"member {name!r} is truncated")
+        return data
+
+    def json(self, name: str) -> Any:
+        return json.loads(self.read(name, MAX_JSON_BYTES))
+
+    def models(self) -> list[str]:
+        return [name for name in self._members if re.fullmatch(r"models/[^/]+\.json", name)]
+
+
+def _graph(archive: _Archive) -> AtenGraph:
+    models = archive.models()
+    if len(models) != 1:
+        raise UnsupportedModel(f"the archive holds {len(models)} programs, one is needed", HINT)
+    program = archive.json(models[0])
+    stem = models[0].removeprefix("models/").removesuffix(".json")
+    module = program["graph_module"]
+    graph = module["graph"]
+    if len(graph["nodes"]) > MAX_NODES:
+        raise ResourceExhausted(f"the program has {len(graph['nodes'])} nodes")
+    shapes = {name: _shape(meta) for name, meta in graph["tensor_values"].items()}
+    weights = archive.json(f"data/weights/{stem}_weights_config.json")["config"]
+    constants = archive.json(f"data/constants/{stem}_constants_config.json")["config"]
+    inputs: dict[str, tuple[int, ...]] = {}
+    stored: dict[str, Array] = {}
+    names: dict[str, str] = {}
+    for spec in module["signature"]["input_specs"]:
+        ((kind, body),) = spec.items()
+        if kind == "user_input":
+            name = body["arg"]["as_tensor"]["name"]
+            inputs[name] = _input_shape(name, graph["tensor_values"][name])
+            continue
+        qualified = body.get(f"{kind}_name")
+        if kind not in ("parameter", "buffer", "tensor_constant"):
+            raise UnsupportedModel(f"the program takes a {kind}", HINT)
+        name = body["arg"]["name"]
+        entry, folder = weights.get(qualified), "data/weights"
+        if entry is None:
+            entry, folder = constants[qualified], "data/constants"
+        stored[name] = _stored(archive, folder, qualified, entry)
+        names[name] = qualified
+    outputs = tuple(_output(spec) for spec in module["signature"]["output_specs"])
+    nodes = tuple(_node(node) for node in graph["nodes"])
+    return AtenGraph(inputs, outputs, nodes, stored, names, shapes)
+
+
+def _output(spec: Mapping[str, Any]) -> str:
+    ((kind, body),) = spec.items()
+    if kind != "user_output":
+        raise UnsupportedModel(
+            f"the program changes its own state ({kind})", "call module.eval() before the export"
+        )
+    return str(body["arg"]["as_tensor"]["name"])
+
+
+def _input_shape(name: str, meta: Mapping[str, Any]) -> tuple[int, ...]:
+    if _DTYPES.get(meta["dtype"]) not in ("<f2", "<f4", "<f8"):
+        raise UnsupportedModel(f"input {name!r} is not of floating point")
+    return _shape(meta)
+
+
+def _lengths(entries: Any) -> tuple[int, ...]:
+    lengths = []
+    for entry in entries:
+        if "as_int" not in entry:
+            raise UnsupportedModel(
+                "the program has symbolic shapes", "export it without dynamic_shapes"
+            )
+        lengths.append(int(entry["as_int"]))
+    if any(not 0 <= length <= MAX_TENSOR_ELEMENTS for length in lengths) or len(lengths) > 16:
+        raise DataCorrupted(f"the program has a tensor of shape {lengths}")
+    return tuple(lengths)
+
+
+def _shape(meta: Mapping[str, Any]) -> tuple[int, ...]:
+    return _lengths(meta["sizes"])
+
+
+def _stored(archive: _Archive, folder: str, name: str, entry: Mapping[str, Any]) -> Array:
+    """One weight, contiguous."""
+    if entry["use_pickle"]:
+        raise UnsupportedModel(f"weight {name!r} is pickled", HINT)
+    path, meta = entry["path_name"], entry["tensor_meta"]
+    if not re.fullmatch(r"(weight|tensor)_\d+", path):
+        raise UnsupportedModel(f"weight {name!r} lies in {path!r}", HINT)
+    dtype = _DTYPES.get(meta["dtype"])
+    if dtype is None:
+        raise UnsupportedModel(f"weight {name!r} has the element type {meta['dtype']}")
+    flat = np.frombuffer(archive.read(f"{folder}/{path}", MAX_FILE_BYTES), dtype)
+    shape, strides = _shape(meta), _lengths(meta["strides"])
+    (offset,) = _lengths([meta["storage_offset"]])
+    if 0 in shape:
+        return np.zeros(shape, dtype)
+    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    if last >= flat.size or int(np.prod(shape, dtype=np.float64)) > flat.size:
+        raise DataCorrupted(f"weight {name!r} reaches beyond its bytes")
+    size = flat.itemsize
+    view = np.lib.stride_tricks.as_strided(
+        flat[offset:], shape, [step * size for step in strides], writeable=False
+    )
+    return (
+        np.ascontiguousarray(view)
+        .astype(np.float32 if flat.dtype.kind == "f" else flat.dtype, copy=False)
+        .reshape(shape)
+    )
+
+
+def _node(node: Mapping[str, Any]) -> AtenNode:
+    target = str(node["target"])
+    outputs = []
+    for output in node["outputs"]:
+        ((kind, body),) = output.items()
+        if kind == "as_tensor":
+            outputs.append(body["name"])
+        elif kind == "as_tensors":
+            outputs += [item["name"] for item in body]
+    name = outputs[0] if outputs else target
+    if not target.startswith("torch.ops.aten."):
+        raise UnsupportedModel(f"operator {target!r} of {name!r} cannot be imported")
+    stack = (node.get("metadata") or {}).get("nn_module_stack", "")
+    parts = stack.rsplit(";", 1)[-1].split(",") if stack else []
+    arguments = {item["name"]: _argument(item["arg"], name) for item in node["inputs"]}
+    return AtenNode(
+        name=name,
+        target=target.removeprefix("torch.ops.aten."),
+        arguments=arguments,
+        outputs=tuple(outputs),
+        module=parts[1] if len(parts) > 2 else "",
+    )
+
+
+def _argument(argument: Mapping[str, Any], name: str) -> Any:
+    ((kind, value),) = argument.items()
+    if kind == "as_none":
+        return None
+    if kind == "as_tensor":
+        return Tensor(value["name"])
+    if kind == "as_tensors":
+        return [Tensor(item["name"]) for item in value]
+    if kind in ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string"):
+        return value
+    if kind in ("as_scalar_type", "as_memory_format", "as_layout", "as_device"):
+        return None
+    if kind in ("as_sym_int", "as_sym_ints") and "as_name" not in str(value):
+        return value["as_int"] if kind == "as_sym_int" else [item["as_int"] for item in value]
+    raise InvalidInput(f"{name!r} has an argument of kind {kind}", HINT)

@@ -1,0 +1,156 @@
+"""What every imported model must be: valid ONNX that onnxruntime loads, of static shapes.
+
+``runnable`` is the last step of an importer. It only loads the model, without optimising it:
+folding constants would already run a stranger's graph.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import onnx
+import onnxruntime
+from onnx import TensorProto
+from onnxruntime.capi import onnxruntime_pybind11_state as binding
+
+from camsdk.errors import NotFound, ResourceExhausted, UnsupportedModel
+
+MAX_FILE_BYTES: Final = 512 << 20
+"""Of one model file. The largest models that cameras run have a tenth of it."""
+
+MAX_TENSOR_ELEMENTS: Final = 1 << 28
+"""Of one tensor inside a model: 1 GiB of float32."""
+
+CHECKER_ERRORS: Final = (
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    ValueError,
+    RuntimeError,
+    MemoryError,
+)
+"""What onnx raises about a model."""
+
+_LOAD_ERRORS: Final[tuple[type[Exception], ...]] = (
+    RuntimeError,
+    ValueError,
+    # Its own errors have no base of their own below Exception.
+    *(
+        cls
+        for cls in vars(binding).values()
+        if isinstance(cls, type) and issubclass(cls, Exception)
+    ),
+)
+
+
+def read_limited(path: Path, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """The bytes of a file that is not larger than ``limit_bytes``.
+
+    Raises:
+        NotFound: It is missing or no regular file.
+        ResourceExhausted: It is larger.
+    """
+    try:
+        if not path.is_file():
+            raise NotFound(f"there is no file {path}", "give the path of the model file")
+        with path.open("rb") as file:
+            data = file.read(limit_bytes + 1)
+    except OSError as error:
+        raise NotFound(f"the file {path} cannot be read: {error}") from error
+    if len(data) > limit_bytes:
+        raise ResourceExhausted(
+            f"the file {path} is larger than {limit_bytes} bytes", "models for cameras are smaller"
+        )
+    return data
+
+
+def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with unique node names, after all checks.
+
+    Raises:
+        UnsupportedModel: The checker or onnxruntime refuses it, or a shape is not static.
+        ResourceExhausted: A tensor in it would be too large.
+    """
+    name_nodes(model.graph)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except CHECKER_ERRORS as error:
+        raise UnsupportedModel(f"the imported graph is not valid ONNX: {error}") from error
+    _check_sizes(inferred.graph)
+    _check_loads(model)
+    return model
+
+
+def name_nodes(graph: onnx.GraphProto) -> None:
+    """Give every node a name that no other has, in place; names that are unique stay."""
+    taken = {node.name for node in graph.node}
+    seen: set[str] = set()
+    for node in graph.node:
+        name = node.name
+        if not name or name in seen:
+            stem = name or f"{node.op_type}_{node.output[0] if node.output else ''}"
+            name, count = stem, 1
+            while name in seen or name in taken:
+                name, count = f"{stem}_{count}", count + 1
+        seen.add(name)
+        node.name = name
+
+
+def _check_sizes(graph: onnx.GraphProto) -> None:
+    for info in [*graph.input, *graph.output, *graph.value_info]:
+        if info.type.WhichOneof("value") != "tensor_type":
+            raise UnsupportedModel(
+                f"tensor {info.name!r} is a {info.type.WhichOneof('value')}",
+                "only graphs of tensors can be imported",
+            )
+        tensor = info.type.tensor_type
+        elements = 1
+        for dim in tensor.shape.dim:
+            elements *= max(dim.dim_value, 1)
+        if elements > MAX_TENSOR_ELEMENTS:
+            raise ResourceExhausted(
+                f"tensor {info.name!r} would have {elements} elements",
+                f"at most {MAX_TENSOR_ELEMENTS} are accepted",
+            )
+    for info in [*graph.input, *graph.output]:
+        tensor = info.type.tensor_type
+        if not is_static(tensor):
+            raise UnsupportedModel(
+                f"the shape of {info.name!r} depends on data or is unknown",
+                "export the model with fixed shapes, without its post-processing",
+            )
+
+
+def is_static(tensor: onnx.TypeProto.Tensor) -> bool:
+    """Whether a tensor type has a known shape with positive lengths."""
+    return tensor.HasField("shape") and all(dim.dim_value > 0 for dim in tensor.shape.dim)
+
+
+def _check_loads(model: onnx.ModelProto) -> None:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except _LOAD_ERRORS as error:
+        raise UnsupportedModel(f"onnxruntime does not load the model: {error}") from error
+
+
+ELEMENT_BITS: Final = {
+    TensorProto.FLOAT: 32,
+    TensorProto.FLOAT16: 16,
+    TensorProto.BFLOAT16: 16,
+    TensorProto.DOUBLE: 64,
+    TensorProto.INT8: 8,
+    TensorProto.UINT8: 8,
+    TensorProto.INT16: 16,
+    TensorProto.UINT16: 16,
+    TensorProto.INT32: 32,
+    TensorProto.UINT32: 32,
+    TensorProto.INT64: 64,
+    TensorProto.UINT64: 64,
+    TensorProto.BOOL: 8,
+}
+"""Bits of one element, of every type that an imported model may store."""
