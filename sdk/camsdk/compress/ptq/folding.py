@@ -141,14 +141,17 @@ def _constants_to_initializers(model: onnx.ModelProto) -> None:
         if name not in known:
             model.graph.initializer.append(numpy_helper.from_array(value, name))
             known.add(name)
-    kept = [
-        node
-        for node in model.graph.node
-        if node.op_type != "Constant" or node.output[0] not in known
-    ]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+    kept = []
+    for node in model.graph.node:
+        copied = onnx.NodeProto.FromString(node.SerializeToString())
+        # exporters write one initializer and an Identity where two tensors are equal
+        if node.op_type == "Identity" and node.input[0] in known:
+            write(model, {node.output[0]: constants(model)[node.input[0]]})
+            known.add(node.output[0])
+        elif node.op_type != "Constant" or node.output[0] not in known:
+            kept.append(copied)
     del model.graph.node[:]
-    model.graph.node.extend(copies)
+    model.graph.node.extend(kept)
 
 
 def _give_own_weights(model: onnx.ModelProto) -> None:

@@ -1,0 +1,89 @@
+"""Rounding that watches a layer's output is never worse there than the nearest codes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from camsdk.compress.codes import nearest
+from camsdk.compress.options import CodeSet
+from camsdk.compress.ptq.rounding import damped, fit_scale, round_gptq, weighted_error
+
+
+def problem(
+    seed: int, groups: int, rows: int, columns: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights, scales and second moments of inputs whose columns go together."""
+    rng = np.random.default_rng(seed)
+    weights = rng.normal(size=(groups, rows, columns))
+    mixed = rng.normal(size=(groups, columns, columns)) / np.sqrt(columns) + 0.5
+    samples = rng.normal(size=(groups, 3 * columns, columns)) @ mixed
+    moments = samples.transpose(0, 2, 1) @ samples / (3 * columns)
+    return weights, np.abs(weights).max(axis=-1), moments
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    groups=st.integers(1, 3),
+    rows=st.integers(1, 4),
+    columns=st.integers(1, 20),
+    bits=st.integers(1, 8),
+)
+def test_gptq_is_never_worse_than_nearest(
+    seed: int, groups: int, rows: int, columns: int, bits: int
+) -> None:
+    weights, largest, moments = problem(seed, groups, rows, columns)
+    code_set = CodeSet(bits)
+    scale = largest / code_set.largest
+    codes = round_gptq(weights, scale, moments, code_set)
+    wide = scale[..., np.newaxis]
+    plain = nearest(weights, wide, code_set)
+    assert np.isin(codes, code_set.levels).all()
+    assert (
+        weighted_error(weights - codes * wide, moments)
+        <= weighted_error(weights - plain * wide, moments) + 1e-12
+    ).all()
+
+
+def test_gptq_is_much_better_where_columns_go_together() -> None:
+    """The point of it: 300 columns also cross a block's border."""
+    weights, largest, moments = problem(1, 1, 16, 300)
+    code_set = CodeSet(3)
+    scale = largest / code_set.largest
+    wide = scale[..., np.newaxis]
+    error = weighted_error(weights - round_gptq(weights, scale, moments, code_set) * wide, moments)
+    plain = weighted_error(weights - nearest(weights, wide, code_set) * wide, moments)
+    assert error.sum() < 0.5 * plain.sum()
+
+
+def test_independent_columns_are_rounded_to_the_nearest() -> None:
+    weights, largest, _ = problem(2, 2, 3, 7)
+    moments = np.stack([np.diag(np.arange(1.0, 8.0))] * 2)
+    scale = largest / 7
+    codes = round_gptq(weights, scale, moments, CodeSet(4))
+    np.testing.assert_array_equal(codes, nearest(weights, scale[..., np.newaxis], CodeSet(4)))
+
+
+def test_a_column_that_is_always_zero_can_be_rounded() -> None:
+    weights, largest, moments = problem(3, 1, 2, 5)
+    moments[:, 2] = moments[:, :, 2] = 0
+    codes = round_gptq(weights, largest / 3, moments, CodeSet(3))
+    assert np.isin(codes, CodeSet(3).levels).all()
+    assert np.linalg.eigvalsh(damped(np.zeros((1, 4, 4)))).min() > 0
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_fitted_scale_is_no_worse_by_the_diagonal(is_shared: bool) -> None:
+    weights, largest, moments = problem(4, 2, 3, 12)
+    code_set = CodeSet(3)
+    start = largest / 3 if not is_shared else np.full(largest.shape, largest.max() / 3)
+    fitted = fit_scale(weights, start, moments, code_set, is_shared=is_shared)
+
+    def error(scale: np.ndarray) -> float:
+        wide = scale[..., np.newaxis]
+        difference = weights - nearest(weights, wide, code_set) * wide
+        return float(np.sum(np.diagonal(moments, 0, 1, 2)[:, np.newaxis] * difference**2))
+
+    assert error(fitted) < error(start)
+    assert (len(np.unique(fitted)) == 1) == is_shared
