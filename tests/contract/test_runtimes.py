@@ -21,9 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camagent.runtimes.cpu import CpuRuntime
+from camsdk.artifact import packed
 from camsdk.artifact.reference import Reference
 from camsdk.artifact.reference_integers import KERNELS
+from camsdk.compress.codes import project
+from camsdk.compress.graph.qdq import ActivationRange, emit_qdq
+from camsdk.compress.options import CodeSet
+from camsdk.compress.pack_model import pack_model
 from camsdk.compress.sessions import Session
+from support import models
 from support.qdq_net import QdqNet, with_code_outputs
 
 Codes = Mapping[str, np.ndarray]
@@ -298,3 +304,51 @@ def test_every_kernel_is_held_to_a_bound() -> None:
         content = net.model(net.quantized(build(net, x), like=x)).SerializeToString()
         built |= set(Reference(content).unit_operators.values())
     assert set(KERNELS) <= built
+
+
+def emitted_network(bit_width: int, seed: int) -> tuple[onnx.ModelProto, np.ndarray]:
+    """What the compression tool writes: power-of-two weights, few-bit activations, 8-bit edges."""
+    rng = np.random.default_rng(seed)
+    arrays = {
+        "w1": rng.normal(0, 0.3, (8, 3, 3, 3)), "b1": rng.normal(0, 0.3, 8),
+        "w2": rng.normal(0, 0.3, (8, 1, 3, 3)), "b2": rng.normal(0, 0.3, 8),
+        "w3": rng.normal(0, 0.3, (8, 8, 1, 1)), "b3": rng.normal(0, 0.3, 8),
+        "w4": rng.normal(0, 0.3, (10, 8)), "b4": rng.normal(0, 0.3, 10),
+    }  # fmt: skip
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["x", "w1", "b1"], ["t1"], name="first", pads=[1] * 4),
+        node("Relu", ["t1"], ["r1"], name="relu1"),
+        node("Conv", ["r1", "w2", "b2"], ["t2"], name="depthwise", pads=[1] * 4, group=8),
+        node("Relu", ["t2"], ["r2"], name="relu2"),
+        node("Conv", ["r2", "w3", "b3"], ["t3"], name="pointwise"),
+        node("Add", ["t3", "r1"], ["t4"], name="add"),
+        node("GlobalAveragePool", ["t4"], ["t5"], name="pool"),
+        node("Flatten", ["t5"], ["t6"], name="flatten"),
+        node("Gemm", ["t6", "w4", "b4"], ["y"], name="last", transB=1),
+    ]
+    floats = {name: array.astype(np.float32) for name, array in arrays.items()}
+    model = onnx.shape_inference.infer_shapes(models.make_model(nodes, [1, 3, 12, 12], **floats))
+    few, eight = CodeSet(3, "power-of-two"), CodeSet(8)
+    sets = {"first": eight, "depthwise": few, "pointwise": few, "last": eight}
+    weights = {
+        name: project(floats[f"w{index}"], code_set, "filter")
+        for index, (name, code_set) in enumerate(sets.items(), 1)
+    }
+    spans = {"x": (-2, 2), "r1": (0, 3), "r2": (0, 3), "t3": (-3, 3), "t4": (-3, 4)}
+    ranges = {name: ActivationRange(*span, bit_width) for name, span in spans.items()}
+    ranges |= {name: ActivationRange(-2, 2) for name in ("t5", "t6", "y")}
+    tensor = rng.normal(size=(1, 3, 12, 12)).astype(np.float32)
+    return emit_qdq(model, weights, ranges), tensor
+
+
+@pytest.mark.parametrize("runtime", FAST_RUNTIMES.values(), ids=FAST_RUNTIMES)
+@pytest.mark.parametrize("bit_width", [8, 5, 4, 2])
+def test_emitted_networks_give_the_reference_integers(runtime: Runtime, bit_width: int) -> None:
+    for seed in range(3):
+        model, tensor = emitted_network(bit_width, seed)
+        off = differences(model, tensor, runtime)
+        assert len(off) >= 7
+        assert max(int(part.max()) for part in off) == 0
+        content = model.SerializeToString()
+        assert packed.unpack(pack_model(content), max_bytes=1 << 20) == content
