@@ -1,0 +1,193 @@
+"""From a trained twin to what is exported: BatchNorm folded, codes kept, a range for every tensor.
+
+A training quantizes what enters a layer and leaves the rest, such as the sums of a residual
+network, in float; integer kernels need ranges there too, which are found at 8 bits from inputs.
+Where a tensor enters a layer with fewer bits and something else reads it as well, the layer gets a
+copy of its own, so that the others still read what they were trained on.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from torch import Tensor
+
+from camsdk.compress.codes import CodedTensor
+from camsdk.compress.graph.layers import Layer, attributes, constants, list_layers
+from camsdk.compress.graph.qdq import ActivationRange
+from camsdk.compress.training.method import Range
+from camsdk.compress.training.twin import Twin, drop_unused
+from camsdk.errors import InvalidInput
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """What ``graph.qdq.emit_qdq`` takes.
+
+    Attributes:
+        model: Float, with the trained weights and without BatchNorm behind layers.
+        weights: By layer name.
+        activations: By tensor name.
+    """
+
+    model: onnx.ModelProto
+    weights: Mapping[str, CodedTensor]
+    activations: Mapping[str, ActivationRange]
+
+
+def fold(
+    twin: Twin,
+    coded: Mapping[str, CodedTensor],
+    ranges: Mapping[str, Range],
+    calibration: Iterable[Tensor],
+) -> Folded:
+    """Fold BatchNorm into codes and scales and find the ranges that are missing.
+
+    Args:
+        twin: Trained; its method has finished.
+        coded: By module name, as ``Method.coded_weights`` gives it.
+        ranges: By module name, as ``Method.activation_ranges`` gives it.
+        calibration: Inputs like those to come, each (n, c, h, w).
+
+    Raises:
+        InvalidInput: A name is of no layer, or there are no inputs.
+    """
+    unknown = sorted((coded.keys() | ranges.keys()) - twin.layer_of.keys())
+    if unknown:
+        raise InvalidInput(f"the network has no layer {', '.join(unknown)}")
+    model = twin.write_back()
+    weights = {twin.layer_of[name]: tensor for name, tensor in coded.items()}
+    _fold_norms(model, weights)
+    activations = _of_layers(model, {twin.layer_of[name]: of for name, of in ranges.items()})
+    present = {value.name for value in model.graph.input}
+    present |= {tensor for node in model.graph.node for tensor in node.output}
+    for tensor, (low, high) in _observed(twin, calibration).items():
+        if tensor in present and tensor not in activations:
+            activations[tensor] = ActivationRange(min(low, 0.0), max(high, 0.0))
+    return Folded(model, weights, activations)
+
+
+def _fold_norms(model: onnx.ModelProto, weights: dict[str, CodedTensor]) -> None:
+    """Fold every BatchNorm that follows a layer; changes both arguments."""
+    layers = {layer.output: layer for layer in list_layers(model)}
+    nodes = {node.output[0]: node for node in model.graph.node}
+    held = constants(model)
+    read = [tensor for node in model.graph.node for tensor in node.input]
+    read += [value.name for value in model.graph.output]
+    for norm in [node for node in model.graph.node if node.op_type == "BatchNormalization"]:
+        layer = layers.get(norm.input[0])
+        if layer is None or read.count(layer.output) > 1 or not _has_bias_and_axis(layer):
+            continue
+        gamma, beta, mean, variance = (held[n].astype(np.float64) for n in norm.input[1:5])
+        factor = gamma / np.sqrt(variance + attributes(norm).get("epsilon", 1e-5))
+        node = nodes[layer.output]
+        bias = np.zeros_like(mean) if layer.bias is None else held[layer.bias].astype(np.float64)
+        _set(model, node, 2, (bias - mean) * factor + beta)
+        first = layer.filters_first(held[layer.weight]).astype(np.float64)
+        _set(model, node, 1, layer.as_stored(first * _along(factor, first.ndim)))
+        if layer.name in weights:
+            weights[layer.name] = scaled(weights[layer.name], factor)
+        node.output[0] = norm.output[0]
+        model.graph.node.remove(norm)
+    drop_unused(model)
+
+
+def scaled(coded: CodedTensor, factor: F64) -> CodedTensor:
+    """The codes of a layer whose filters are multiplied by factors of any sign, shape (filters,).
+
+    Codes keep their size; where the factor is 0 they are 0.
+    """
+    size = np.abs(factor)
+    signs = np.sign(factor).astype(np.int8)
+    scale = np.where(size > 0, np.broadcast_to(coded.scale, size.shape) * size, 1.0)
+    return CodedTensor(
+        coded.codes * _along(signs, coded.codes.ndim), scale.astype(np.float32), coded.code_set
+    )
+
+
+def _has_bias_and_axis(layer: Layer) -> bool:
+    """Whether a bias can be given, and axis 0 of the weights is the channel that is normalised."""
+    return layer.operator != "MatMul" and (layer.operator != "ConvTranspose" or layer.groups == 1)
+
+
+def _along(values: np.ndarray, rank: int) -> np.ndarray:
+    return values.reshape(-1, *[1] * (rank - 1))
+
+
+def _set(model: onnx.ModelProto, node: onnx.NodeProto, index: int, value: np.ndarray) -> None:
+    name = f"{node.name}.folded.{index}"
+    model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
+    while len(node.input) <= index:
+        node.input.append("")
+    node.input[index] = name
+
+
+def _of_layers(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> dict[str, ActivationRange]:
+    """Ranges of the tensors that enter layers; adds copies of tensors to the model where needed."""
+    layers = [layer for layer in list_layers(model) if layer.name in ranges]
+    by_tensor: dict[str, list[Layer]] = {}
+    for layer in layers:
+        by_tensor.setdefault(layer.input, []).append(layer)
+    found: dict[str, ActivationRange] = {}
+    for tensor, readers in by_tensor.items():
+        wanted = [_range(ranges[layer.name]) for layer in readers]
+        is_shared = _reader_count(model, tensor) > len(readers)
+        if all(of.bit_width == 8 for of in wanted):
+            low, high = min(of.low for of in wanted), max(of.high for of in wanted)
+            found[tensor] = ActivationRange(low, high)
+        elif len(set(wanted)) == 1 and not is_shared:
+            found[tensor] = wanted[0]
+        else:
+            found |= _copied(model, tensor, readers, wanted)
+    return found
+
+
+def _copied(
+    model: onnx.ModelProto,
+    tensor: str,
+    readers: Sequence[Layer],
+    wanted: Sequence[ActivationRange],
+) -> dict[str, ActivationRange]:
+    """One copy of the tensor for each of the ranges; its layers read that."""
+    nodes = {node.name: node for node in model.graph.node}
+    copies: dict[ActivationRange, str] = {}
+    for layer, of in zip(readers, wanted, strict=True):
+        if of not in copies:
+            copies[of] = f"{tensor}.entering.{layer.name}"
+            copy = helper.make_node("Identity", [tensor], [copies[of]], name=copies[of])
+            places = [i for i, node in enumerate(model.graph.node) if tensor in node.output]
+            model.graph.node.insert(places[0] + 1 if places else 0, copy)
+        nodes[layer.name].input[0] = copies[of]
+    return {name: of for of, name in copies.items()}
+
+
+def _range(of: Range) -> ActivationRange:
+    low, high, bit_width = of
+    return ActivationRange(low, high, bit_width)
+
+
+def _reader_count(model: onnx.ModelProto, tensor: str) -> int:
+    inside = sum(list(node.input).count(tensor) for node in model.graph.node)
+    return inside + sum(value.name == tensor for value in model.graph.output)
+
+
+def _observed(twin: Twin, calibration: Iterable[Tensor]) -> dict[str, tuple[float, float]]:
+    """Extremes of every tensor of the trained network over all inputs."""
+    was_training = twin.module.training
+    twin.module.eval()
+    found: dict[str, tuple[float, float]] = {}
+    with torch.no_grad():
+        for inputs in calibration:
+            for name, (low, high) in twin.module.extremes(inputs).items():
+                before = found.get(name, (low, high))
+                found[name] = (min(low, before[0]), max(high, before[1]))
+    twin.module.train(was_training)
+    if not found:
+        raise InvalidInput("there are no inputs to find ranges with", "give at least one batch")
+    return found

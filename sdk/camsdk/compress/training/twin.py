@@ -1,0 +1,414 @@
+"""An ONNX model as a torch network that can be trained, and the way back.
+
+Every layer with weights becomes the torch module of its kind, named after its node; everything
+else is computed as the standard says (``twin_operators``). BatchNorm stays itself while training
+and is folded on the way out: with symmetric codes and a scale for each filter only scales and signs
+change, never which codes there are.
+
+A weight that several nodes share becomes one for each. The batch may be larger than the one that
+the model was exported with, as long as only Reshape fixes it.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from camsdk.compress.graph.layers import LAYER_OPERATORS, attributes, constants, shapes
+from camsdk.compress.training.twin_operators import OPERATORS, integers, padded, window_pads
+from camsdk.errors import UnsupportedModel
+
+Array = NDArray[np.generic]
+Extremes = dict[str, tuple[float, float]]
+
+_NORM: Final = "BatchNormalization"
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One node.
+
+    Attributes:
+        node, operator: Its name and kind.
+        inputs, outputs: Names of tensors, "" where one is left out.
+        given: Attributes; tensors as torch has them.
+        module: Name of its torch module, "" without.
+    """
+
+    node: str
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    given: Mapping[str, Any]
+    module: str
+
+
+class TwinModule(nn.Module):
+    """Computes what the model computes.
+
+    Takes the model's inputs in its order. Returns the output, or a tuple of the outputs in the
+    model's order.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        steps: Sequence[_Step],
+        modules: Mapping[str, nn.Module],
+        fixed: Mapping[str, Tensor],
+        batch: int | None,
+    ) -> None:
+        super().__init__()
+        self._steps = tuple(steps)
+        self._input_names = _fed(model)
+        self._output_names = tuple(value.name for value in model.graph.output)
+        self._batch = batch
+        self._fixed: dict[str, str] = {}
+        for name, module in modules.items():
+            self.add_module(name, module)
+        for index, (tensor, value) in enumerate(fixed.items()):
+            self._fixed[tensor] = f"constant_{index}"
+            self.register_buffer(self._fixed[tensor], value, persistent=False)
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The model's outputs."""
+        found = self._run(inputs, None)
+        outputs = tuple(found[name] for name in self._output_names)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    @torch.no_grad()
+    def extremes(self, *inputs: Tensor) -> Extremes:
+        """Lowest and highest value of every float tensor of the graph, for these inputs."""
+        found: Extremes = {}
+
+        def note(name: str, value: Any) -> None:
+            if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
+                found[name] = (float(value.min()), float(value.max()))
+
+        for name, value in zip(self._input_names, inputs, strict=True):
+            note(name, value)
+        self._run(inputs, note)
+        return found
+
+    def _run(
+        self, inputs: Sequence[Tensor], note: Callable[[str, Any], None] | None
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = dict(zip(self._input_names, inputs, strict=True))
+        found |= {tensor: getattr(self, name) for tensor, name in self._fixed.items()}
+        for step in self._steps:
+            given = [found[name] if name else None for name in step.inputs]
+            result = self._computed(step, given)
+            several = (result,) if isinstance(result, Tensor) else result
+            for name, value in zip(step.outputs, several, strict=False):
+                found[name] = value
+                if note is not None:
+                    note(name, value)
+        return found
+
+    def _computed(self, step: _Step, given: Sequence[Any]) -> Any:
+        if step.module:
+            x = given[0]
+            if step.operator in ("Conv", "ConvTranspose"):
+                x = _padded_for(x, step.given)
+            return getattr(self, step.module)(x)
+        if step.operator == "Reshape":
+            return self._reshaped(step, given[0], integers(given[1]))
+        try:
+            return OPERATORS[step.operator](given, step.given)
+        except UnsupportedModel as error:
+            raise UnsupportedModel(f"node {step.node!r}: {error.message}", error.hint) from error
+
+    def _reshaped(self, step: _Step, x: Tensor, shape: list[int]) -> Tensor:
+        if not step.given.get("allowzero"):
+            shape = [x.shape[i] if size == 0 else size for i, size in enumerate(shape)]
+        if self._batch and shape and shape[0] == self._batch != x.shape[0] and x.ndim:
+            shape[0] = x.shape[0]
+        return x.reshape(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Twin:
+    """A model and its torch network.
+
+    Attributes:
+        module: To train.
+        model: What it was made from; not changed.
+        layer_of: ONNX node name by module name, of every layer and BatchNorm.
+    """
+
+    module: TwinModule
+    model: onnx.ModelProto
+    layer_of: Mapping[str, str]
+
+    @property
+    def module_of(self) -> Mapping[str, str]:
+        """Module name by ONNX node name."""
+        return {node: module for module, node in self.layer_of.items()}
+
+    def write_back(self) -> onnx.ModelProto:
+        """The model with the module's weights and BatchNorm statistics as they are now."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        nodes = {node.name or node.output[0]: node for node in model.graph.node}
+        for name, node_name in self.layer_of.items():
+            node, module = nodes[node_name], self.module.get_submodule(name)
+            for index, value in _stored(node, module).items():
+                own = f"{node_name}.trained.{index}"
+                while len(node.input) <= index:
+                    node.input.append("")
+                node.input[index] = own
+                model.graph.initializer.append(numpy_helper.from_array(value, own))
+            for attribute in node.attribute:
+                if attribute.name == "group":
+                    # A depthwise convolution that has lost filters.
+                    attribute.i = module.groups
+        drop_unused(model)
+        del model.graph.value_info[:]  # filters may have been removed
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def to_torch(model: onnx.ModelProto) -> Twin:
+    """The torch network of a float model.
+
+    Args:
+        model: Opset 13 or later; pictures, NCHW.
+
+    Raises:
+        UnsupportedModel: An operator, or the way a node uses it, cannot be trained; names both.
+    """
+    fixed, known = constants(model), shapes(model)
+    steps: list[_Step] = []
+    modules: dict[str, nn.Module] = {}
+    layer_of: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            if node.output[0] not in fixed:
+                fixed[node.output[0]] = _constant(node)
+            continue
+        given = {key: _as_torch(value) for key, value in attributes(node).items()}
+        given["outputs"] = len(node.output)
+        module, name, label = _module(node, fixed, known, given), "", node.name or node.output[0]
+        if module is not None:
+            name = _fresh_name(label, modules)
+            modules[name], layer_of[name] = module, label
+        elif node.op_type not in OPERATORS and node.op_type != "Reshape":
+            raise UnsupportedModel(
+                f"node {label!r}: operator {node.op_type} cannot be trained",
+                "quantize after training instead, which takes every operator",
+            )
+        tensors = (node.input[0],) if module is not None else tuple(node.input)
+        steps.append(_Step(label, node.op_type, tensors, tuple(node.output), given, name))
+    read = {tensor for step in steps for tensor in step.inputs}
+    held = {k: torch.from_numpy(np.array(v)) for k, v in fixed.items() if k in read}
+    batch = known.get(_fed(model)[0], (None,))[0]
+    return Twin(TwinModule(model, steps, modules, held, batch), model, layer_of)
+
+
+def drop_unused(model: onnx.ModelProto) -> None:
+    """Remove initializers that nothing reads."""
+    used = {tensor for node in model.graph.node for tensor in node.input}
+    used |= {value.name for value in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def _fed(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Inputs that are no initializers."""
+    held = {tensor.name for tensor in model.graph.initializer}
+    return tuple(value.name for value in model.graph.input if value.name not in held)
+
+
+def _constant(node: onnx.NodeProto) -> Array:
+    for key, value in attributes(node).items():
+        if key in ("value_float", "value_floats"):
+            return np.asarray(value, np.float32)
+        if key in ("value_int", "value_ints"):
+            return np.asarray(value, np.int64)
+    raise UnsupportedModel(f"node {node.name!r}: a Constant that is no tensor of numbers")
+
+
+def _as_torch(value: object) -> object:
+    if isinstance(value, onnx.TensorProto):
+        return torch.from_numpy(np.array(numpy_helper.to_array(value)))
+    return value
+
+
+def _fresh_name(label: str, taken: Mapping[str, nn.Module]) -> str:
+    """A name that is valid in torch and used by nothing else."""
+    base = re.sub(r"\W", "_", label) or "layer"
+    if hasattr(nn.Module, base) or hasattr(TwinModule, base) or base.startswith("constant_"):
+        base = f"layer_{base}"
+    name, count = base, 1
+    while name in taken:
+        count += 1
+        name = f"{base}_{count}"
+    return name
+
+
+def _module(
+    node: onnx.NodeProto,
+    fixed: Mapping[str, Array],
+    known: Mapping[str, tuple[int, ...]],
+    given: dict[str, Any],
+) -> nn.Module | None:
+    """The torch module of a node with constant weights, None for every other node."""
+    if node.op_type != _NORM and node.op_type not in LAYER_OPERATORS:
+        return None
+    weights = [fixed.get(name) for name in node.input[1:] if name]
+    if any(weight is None for weight in weights):
+        if node.op_type == "MatMul":
+            return None
+        raise UnsupportedModel(
+            f"node {node.name!r}: {node.op_type} with weights that are computed cannot be trained"
+        )
+    arrays = [np.asarray(weight) for weight in weights]
+    if node.op_type == _NORM:
+        return _norm(arrays, given, len(known.get(node.input[0], (0,) * 4)))
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return _convolution(node, arrays, given)
+    return _linear(node, arrays, given)
+
+
+def _norm(arrays: Sequence[Array], given: Mapping[str, Any], rank: int) -> nn.Module:
+    kind = nn.BatchNorm2d if rank == 4 else nn.BatchNorm1d
+    module = kind(
+        len(arrays[0]), eps=given.get("epsilon", 1e-5), momentum=1 - given.get("momentum", 0.9)
+    )
+    targets = (module.weight, module.bias, module.running_mean, module.running_var)
+    for target, array in zip(targets, arrays, strict=True):
+        assert target is not None
+        _fill(target, array)
+    return module
+
+
+def _convolution(node: onnx.NodeProto, arrays: Sequence[Array], given: dict[str, Any]) -> nn.Module:
+    weight = arrays[0]
+    if weight.ndim != 4:
+        raise UnsupportedModel(
+            f"node {node.name!r}: {node.op_type} over {weight.ndim - 2} axes cannot be trained",
+            "give a model of pictures",
+        )
+    groups, kernel = given.get("group", 1), weight.shape[2:]
+    window: dict[str, Any] = {
+        "stride": _pair(given, "strides"),
+        "dilation": _pair(given, "dilations"),
+    }
+    has_bias = len(arrays) > 1
+    given |= {"kernel": kernel, **window}
+    if node.op_type == "Conv":
+        shape = weight.shape[1] * groups, weight.shape[0]
+        pads = given.get("pads", (0, 0, 0, 0))
+        symmetric = given.get("auto_pad", b"NOTSET") == b"NOTSET" and tuple(pads[:2]) == tuple(
+            pads[2:]
+        )
+        given["pad_first"] = not symmetric
+        module: nn.Module = nn.Conv2d(
+            *shape, kernel, groups=groups, bias=has_bias,
+            padding=tuple(pads[:2]) if symmetric else 0, **window,
+        )  # fmt: skip
+    else:
+        module = _transposed(node, weight, given, groups, has_bias, window)
+    _fill(module.get_parameter("weight"), weight)
+    if has_bias:
+        _fill(module.get_parameter("bias"), arrays[1])
+    return module
+
+
+def _transposed(
+    node: onnx.NodeProto,
+    weight: Array,
+    given: dict[str, Any],
+    groups: int,
+    has_bias: bool,
+    window: Mapping[str, Any],
+) -> nn.Module:
+    pads = tuple(given.get("pads", (0, 0, 0, 0)))
+    extra = list(given.get("output_padding", (0, 0)))
+    if given.get("auto_pad", b"NOTSET") != b"NOTSET" or "output_shape" in given:
+        raise UnsupportedModel(
+            f"node {node.name!r}: ConvTranspose with an output size in place of pads "
+            "cannot be trained",
+            "export the model with explicit pads",
+        )
+    # What is cut less at the end than at the beginning is output padding to torch.
+    extra = [more + pads[axis] - pads[2 + axis] for axis, more in enumerate(extra)]
+    if min(extra) < 0 or any(
+        more >= max(stride, dilation)
+        for more, stride, dilation in zip(extra, window["stride"], window["dilation"], strict=True)
+    ):
+        raise UnsupportedModel(f"node {node.name!r}: pads {pads} of ConvTranspose are not usual")
+    given["pad_first"] = False
+    return nn.ConvTranspose2d(
+        weight.shape[0], weight.shape[1] * groups, weight.shape[2:], groups=groups, bias=has_bias,
+        padding=pads[:2], output_padding=tuple(extra), **window,
+    )  # fmt: skip
+
+
+def _linear(
+    node: onnx.NodeProto, arrays: Sequence[Array], given: Mapping[str, Any]
+) -> nn.Module | None:
+    weight = arrays[0]
+    if node.op_type == "MatMul":
+        if weight.ndim != 2:
+            return None
+        weight = weight.T
+    elif not given.get("transB"):
+        weight = weight.T
+    usual = given.get("alpha", 1.0) == 1.0 and given.get("beta", 1.0) == 1.0
+    bias = np.ravel(arrays[1]) if len(arrays) > 1 else None
+    if given.get("transA") or not usual or (bias is not None and len(bias) not in (1, len(weight))):
+        raise UnsupportedModel(
+            f"node {node.name!r}: Gemm with factors, a transposed input or a bias of rows "
+            "cannot be trained",
+            "export the model with plain linear layers",
+        )
+    module = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
+    _fill(module.weight, weight)
+    if bias is not None:
+        _fill(module.bias, np.broadcast_to(bias, len(weight)))
+    return module
+
+
+def _pair(given: Mapping[str, Any], key: str) -> tuple[int, int]:
+    first, second = given.get(key, (1, 1))
+    return int(first), int(second)
+
+
+def _padded_for(x: Tensor, given: Mapping[str, Any]) -> Tensor:
+    if not given["pad_first"]:
+        return x
+    return padded(
+        x, window_pads(x.shape[2:], given["kernel"], given["stride"], given["dilation"], given)
+    )
+
+
+def _fill(target: Tensor, array: Array) -> None:
+    with torch.no_grad():
+        target.copy_(torch.from_numpy(np.array(array, np.float32)))
+
+
+def _stored(node: onnx.NodeProto, module: nn.Module) -> dict[int, NDArray[np.float32]]:
+    """What the node's inputs from 1 on must hold."""
+    names = ["weight", "bias"]
+    if node.op_type == _NORM:
+        names += ["running_mean", "running_var"]
+    values = {}
+    for index, name in enumerate(names, start=1):
+        tensor = getattr(module, name)
+        if tensor is not None:
+            values[index] = np.array(tensor.detach().cpu().numpy(), np.float32, order="C")
+    is_turned = node.op_type == "MatMul" or (
+        node.op_type == "Gemm" and not attributes(node).get("transB")
+    )
+    if is_turned:
+        values[1] = np.ascontiguousarray(values[1].T)
+    return values
