@@ -64,6 +64,11 @@ def conv(net: QdqNet, x: str, *, channels: int = 6, groups: int = 1, **attribute
     return net.node("Conv", inputs, kernel_shape=[3, 3], group=groups, **attributes)
 
 
+def conv_shifted(net: QdqNet, x: str, dtype: type) -> str:
+    weights = net.shifted_weights((6, 8, 3, 3), dtype=dtype)
+    return net.node("Conv", [x, weights])
+
+
 def gemm(net: QdqNet, x: str, *, is_transposed: bool) -> str:
     shape, axis = ((10, 20), 0) if is_transposed else ((20, 10), 1)
     weights = net.weights(shape, axis=axis)
@@ -105,6 +110,18 @@ UNITS: Final[Mapping[str, tuple[Sequence[int], Callable[[QdqNet, str], str]]]] =
     "gemm": (ROWS, lambda net, x: gemm(net, x, is_transposed=False)),
     "gemm transposed": (ROWS, lambda net, x: gemm(net, x, is_transposed=True)),
     "matmul": (ROWS, lambda net, x: net.node("MatMul", [x, net.weights((20, 9), axis=1)])),
+    "conv int8 weights with zero point": (IMAGE, lambda net, x: conv_shifted(net, x, np.int8)),
+    "conv uint8 weights with zero point": (IMAGE, lambda net, x: conv_shifted(net, x, np.uint8)),
+    "matmul in batches": (
+        (3, 7, 20),
+        lambda net, x: net.node("MatMul", [x, net.weights((20, 9), axis=1)]),
+    ),
+    "matmul of activations": (
+        (3, 7, 20),
+        lambda net, x: net.node(
+            "MatMul", [x, net.quantized(net.node("Transpose", ["x"], perm=[0, 2, 1]))]
+        ),
+    ),
     "add": (IMAGE, lambda net, x: net.node("Add", [x, second(net)])),
     "add to itself": (IMAGE, lambda net, x: net.node("Add", [x, x])),
     "mul": (IMAGE, lambda net, x: net.node("Mul", [x, second(net)])),
@@ -218,6 +235,25 @@ def test_softmax_is_exact_where_its_scale_is_one_over_a_whole_number(
         net.model(net.quantized(y, scale=1 / 256, zero_point=0)), image_for(net), runtime
     )
     assert max(int(part.max()) for part in off) == 0
+
+
+@pytest.mark.parametrize("runtime", FAST_RUNTIMES.values(), ids=FAST_RUNTIMES)
+def test_sums_that_float32_cannot_hold_round_as_in_the_reference(runtime: Runtime) -> None:
+    """About 200 x 52 x 2304, beyond 2^24: the accumulator itself is rounded to float32."""
+    net = QdqNet((1, 256, 9, 9), 0)
+    bright = net.node("Add", ["x", net.constant(np.float32(4))])
+    x = net.quantized(bright, scale=0.02, zero_point=0)
+    codes = net.rng.integers(40, 64, (4, 256, 3, 3)).astype(np.int8)
+    scale, zero = np.full(4, 2.0**-14, np.float32), np.zeros(4, np.int8)
+    inputs = [net.constant(value) for value in (codes, scale, zero)]
+    conv = net.node("Conv", [x, net.node("DequantizeLinear", inputs, axis=0)])
+    model = net.model(net.quantized(conv, scale=29.5 / 128, zero_point=0))
+    tensor = image_for(net)
+    content = model.SerializeToString()
+    name = Reference(content).quantized_tensors[-1]
+    found = Reference(content, [name]).run({"x": tensor})[name]
+    assert 100 < found.mean() < 160
+    assert max(int(part.max()) for part in differences(model, tensor, runtime)) == 0
 
 
 @pytest.mark.parametrize("runtime", FAST_RUNTIMES.values(), ids=FAST_RUNTIMES)

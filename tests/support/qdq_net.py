@@ -78,6 +78,18 @@ class QdqNet:
         self._scales[real] = scales.astype(np.float32)
         return real
 
+    def shifted_weights(self, shape: Sequence[int], *, dtype: type = np.int8) -> str:
+        """Random codes of this type with one scale and a zero point that is not 0."""
+        limits = np.iinfo(dtype)
+        middle = (limits.min + limits.max + 1) // 2
+        codes = self.rng.integers(middle - 60, middle + 64, shape).astype(dtype)
+        scale = np.float32(self._random_scale() / 4)
+        inputs = [self.constant(codes), self.constant(scale)]
+        inputs.append(self.constant(np.array(middle + 5, dtype)))
+        real = self.node("DequantizeLinear", inputs)
+        self._scales[real] = scale
+        return real
+
     def bias(self, tensor: str, weights: str) -> str:
         """Random int32 with the scale that the kernels expect."""
         scale = np.asarray(self._scales[tensor] * self._scales[weights], np.float32)
