@@ -176,7 +176,7 @@ class FilterSchedule(MaskSchedule):
 
     def attach_network(self, module: nn.Module, example: Tensor) -> None:
         """Prune the filters of a network. Raises InvalidInput if not so many can be removed."""
-        self._groups = find_filter_groups(module, example)
+        self._groups = find_filter_groups(module, example[:1])
         self._groups.choose(
             [np.zeros(group.count) for group in self._groups.groups], self._options.sparsity
         )
