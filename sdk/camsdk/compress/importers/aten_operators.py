@@ -416,7 +416,8 @@ _BY_OPERATOR: Final[Mapping[str, Operator]] = {
 }
 
 VIEWS: Final = frozenset(
-    ["view", "reshape", "flatten", "squeeze", "unsqueeze", "permute", "transpose", "t", "slice", "select", "split", "chunk"]
+    {"view", "reshape", "flatten", "squeeze", "unsqueeze", "permute"}
+    | {"transpose", "t", "slice", "select", "split", "chunk"}
 )
 """Results share the memory of their input: changing them in place changes it too."""
 
