@@ -40,12 +40,17 @@ class MnnOptions:
     Attributes:
         weight_bits: 2 to 8, or None for float32.
         block_size: Weights of one filter that share a scale, or None for all of it.
+        is_symmetric: Whether zero is in the middle of the codes. Then weights that are uniform
+            codes of as many bits times a scale a filter (``codes.CodedTensor``) stay as they are
+            in every filter that uses its largest code, since MNN takes the scale from the largest
+            weight. Weights that were never quantized fare a little better without.
         max_relative_error: Of any output against onnxruntime, L2 norm over L2 norm; None takes
             ``ERROR_BY_BITS``.
     """
 
     weight_bits: int | None = 8
     block_size: int | None = None
+    is_symmetric: bool = True
     max_relative_error: float | None = None
 
     def __post_init__(self) -> None:
@@ -76,7 +81,8 @@ def export_mnn(
     """Convert a model and prove that the result computes the same.
 
     Args:
-        model: Float ONNX with one input of fixed shape and float outputs.
+        model: Float ONNX with one input of fixed shape and float outputs. Not in QDQ form, which
+            MNN's converter does not take; coded weights are given as the floats that they are.
         inputs: float32 tensors of the input's shape to compare on, at least one.
         options: See ``MnnOptions``; by default weights of 8 bits.
 
@@ -104,6 +110,8 @@ def export_mnn(
 
 def _arguments(options: MnnOptions) -> list[str]:
     arguments = ["--weightQuantBits", str(options.weight_bits)]
+    if options.is_symmetric:
+        arguments += ["--weightQuantAsymmetric", "0"]
     if options.block_size is not None:
         arguments += ["--weightQuantBlock", str(options.block_size)]
     return arguments

@@ -9,7 +9,9 @@ import pytest
 from onnx import helper
 
 from camsdk.compress import mnn
+from camsdk.compress.codes import project
 from camsdk.compress.mnn import MnnOptions, export_mnn
+from camsdk.compress.options import CodeSet
 from camsdk.errors import InvalidInput, NotFound, UnsupportedModel
 from support import models
 
@@ -55,6 +57,21 @@ def test_fewer_bits_make_smaller_files_that_still_agree() -> None:
     assert eight.relative_error < four.relative_error < 0.3
     assert len(eight.content) < 0.4 * len(exact.content)
     assert len(four.content) < 0.65 * len(eight.content)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_weights_that_are_codes_stay_as_they_are(bits: int) -> None:
+    rng = np.random.default_rng(3)
+    floats = rng.normal(0, 0.3, (16, 32, 3, 3)).astype(np.float32)
+    coded = project(floats, CodeSet(bits), "filter")
+    assert (np.abs(coded.codes).max(axis=(1, 2, 3)) == coded.code_set.largest).all()
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    model = models.make_model([node], [1, 32, 8, 8], w=coded.values)
+    tensor = rng.normal(size=(1, 32, 8, 8)).astype(np.float32)
+    export = export_mnn(model, [tensor], MnnOptions(weight_bits=bits))
+    assert export.relative_error < 1e-5
+    shifted = export_mnn(model, [tensor], MnnOptions(weight_bits=bits, is_symmetric=False))
+    assert shifted.relative_error > 100 * export.relative_error
 
 
 def test_a_file_that_differs_is_an_error() -> None:
