@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from camsdk.compress.codes import CodedTensor
 from camsdk.compress.options import Filter, PruneOptions
 from camsdk.compress.sparsity import Mask, count_zeros, cubic_sparsity, find_masks
-from camsdk.compress.training.filters import find_filter_groups, remove_filters
+from camsdk.compress.training.filter_search import find_filter_groups
+from camsdk.compress.training.filters import remove_filters
 from camsdk.compress.training.importance import DECAY, ImportanceEstimate, saved_tensor
 from camsdk.errors import InvalidInput
 

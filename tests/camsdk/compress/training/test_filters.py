@@ -11,9 +11,9 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from camsdk.compress.graph.layers import list_layers
+from camsdk.compress.training.filter_search import find_filter_groups
 from camsdk.compress.training.filters import (
     FilterGroups,
-    find_filter_groups,
     remove_filters,
     zero_filters,
 )
