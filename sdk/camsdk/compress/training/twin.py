@@ -168,6 +168,7 @@ class Twin:
             for attribute in node.attribute:
                 if attribute.name == "group":
                     # A depthwise convolution that has lost filters.
+                    assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
                     attribute.i = module.groups
         drop_unused(model)
         del model.graph.value_info[:]  # filters may have been removed
