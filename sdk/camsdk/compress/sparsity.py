@@ -193,13 +193,35 @@ def _prune(layers: Mapping[str, _Layer], share: float, completeness: float) -> d
     size = np.concatenate([layer.size.ravel() for layer in layers.values()])
     demanded = int(size[tier == _FIRST].sum())
     target = round(completeness * max(demanded, round(share * int(size.sum()))))
-    order = np.lexsort((score, tier))
-    goes = (np.cumsum(size[order]) <= target) & (tier[order] != _PROTECTED)
     keep = np.ones(len(score), np.bool_)
-    keep[order[goes]] = False
+    for level in (_FIRST, _RANKED):
+        units = np.flatnonzero(tier == level)
+        gone = units[_lowest(score[units], size[units], target)]
+        keep[gone] = False
+        target -= int(size[gone].sum())
+        if len(gone) < len(units):
+            break
     result, start = {}, 0
     for name, layer in layers.items():
         stop = start + layer.score.size
         result[name] = layer.expand(keep[start:stop].reshape(layer.score.shape))
         start = stop
+    return result
+
+
+def _lowest(score: NDArray[np.float64], size: NDArray[np.intp], target: int) -> Mask:
+    """Units in the order of their scores as long as their sizes stay within the target."""
+    result = np.zeros(len(score), np.bool_)
+    if not len(score) or target < size.min():
+        return result
+    if size.min() < size.max():
+        order = np.argsort(score, kind="stable")
+        result[order[np.cumsum(size[order]) <= target]] = True
+        return result
+    # Millions of single weights, many times in a training: partition instead of sorting.
+    count = min(target // int(size[0]), len(score))
+    limit = np.partition(score, count - 1)[count - 1]
+    result[score < limit] = True
+    ties = np.flatnonzero(score == limit)
+    result[ties[: count - int(result.sum())]] = True
     return result
