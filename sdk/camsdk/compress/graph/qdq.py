@@ -22,25 +22,35 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from camsdk.compress.codes import CodedTensor
+from camsdk.compress.graph.coded_weights import (
+    fitted,
+    is_per_axis,
+    store_codes,
+    weight_overrides,
+    with_values,
+)
 from camsdk.compress.graph.layers import Array, Layer, constants, list_layers
 from camsdk.errors import InvalidInput
 
 QUANTIZED_OPERATORS: Final = (
-    "Add", "AveragePool", "Clip", "Concat", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool",
-    "LeakyRelu", "MatMul", "MaxPool", "Mul", "Pad", "Relu", "Reshape", "Resize", "Sigmoid",
-    "Transpose",
+    "Add", "AveragePool", "Clip", "Concat", "Conv", "ConvTranspose", "Flatten", "Gemm",
+    "GlobalAveragePool", "LeakyRelu", "MatMul", "MaxPool", "Mul", "Pad", "Relu", "Reshape",
+    "Resize", "Sigmoid", "Squeeze", "Transpose", "Unsqueeze",
 )  # fmt: skip
 """Operators that have integer kernels or only move data; others get float inputs."""
 
 _ONE_INPUT: Final = (
-    "Clip", "Conv", "ConvTranspose", "Gemm", "Pad", "Reshape", "Resize", "Transpose",
+    "Clip", "Conv", "ConvTranspose", "Gemm", "Pad", "Reshape", "Resize", "Squeeze", "Transpose",
+    "Unsqueeze",
 )  # fmt: skip
 """Whose first input alone is an activation; the others are sizes, limits or weights."""
 
-_MIN_MAX: Final = CalibrationMethod.MinMax
+_MOVING: Final = (
+    "AveragePool", "Flatten", "MaxPool", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze",
+)  # fmt: skip
+"""Whose output has the scale of its input, as onnxruntime's kernels demand."""
 
-_LARGEST_BIAS: Final = 2.0**30
-"""Half of int32; the other half is for the products that are summed onto it."""
+_MIN_MAX: Final = CalibrationMethod.MinMax
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,9 @@ def emit_qdq(
         activations: By tensor name. An operator is quantized only where all tensors that enter
             and leave it have a range; where ``Relu`` or ``Clip`` follow a layer directly, the range
             behind them is the one that counts, and they vanish in it if it lies within their own.
+            Where an operator only moves values (``_MOVING``), the range before it is the one that
+            counts. A layer of which only the input has a range gets codes and a quantized input,
+            and computes in float with them; without any range, only codes.
 
     Returns:
         The model in QDQ form, opset as before.
@@ -106,14 +119,15 @@ def emit_qdq(
     unknown = sorted(weights.keys() - layers.keys())
     if unknown:
         raise InvalidInput(f"the model has no layer {', '.join(unknown)}")
-    ranges = _before_activations(model, activations)
-    fitted = {
-        name: _fitted(model, layers[name], coded, ranges.get(layers[name].input))
-        for name, coded in weights.items()
+    ranges = _shared(model, _before_activations(model, activations))
+    scales = {name: float(of.scale) for name, of in ranges.items()}
+    coded = {
+        name: fitted(model, layers[name], of, scales.get(layers[name].input))
+        for name, of in weights.items()
     }
-    source = _with_values(model, layers, fitted)
-    chosen = _chosen(source, layers, fitted, ranges)
-    overrides = {**_weight_overrides(layers, fitted, chosen), **_activation_overrides(ranges)}
+    source = with_values(model, layers, coded)
+    chosen = _chosen(source, layers, coded, ranges)
+    overrides = {**weight_overrides(layers, coded, chosen), **_activation_overrides(ranges)}
     quantizer = QDQQuantizer(
         source,
         True,
@@ -130,56 +144,11 @@ def emit_qdq(
     quantizer.model.topological_sort()
     result: onnx.ModelProto = quantizer.model.model
     del result.metadata_props[:]
+    for name in sorted(coded.keys() - set(chosen)):
+        _code_alone(result, layers[name], coded[name], ranges.get(layers[name].input))
     _limit_low_bits(result, ranges)
     onnx.checker.check_model(result, full_check=True)
     return result
-
-
-def _fitted(
-    model: onnx.ModelProto, layer: Layer, coded: CodedTensor, of: ActivationRange | None
-) -> CodedTensor:
-    """The codes, with scales at which the bias in steps of input and weight scale fits int32."""
-    if coded.codes.shape != layer.shape:
-        raise InvalidInput(
-            f"layer {layer.name} has weights of shape {layer.shape}, its codes {coded.codes.shape}"
-        )
-    if layer.bias is None or of is None:
-        return coded
-    bias = np.abs(constants(model)[layer.bias].astype(np.float64)).reshape(-1)
-    least = bias / (float(of.scale) * _LARGEST_BIAS)
-    if coded.scale.ndim == 0:
-        least = least.max(initial=0.0)
-    if np.all(coded.scale >= least):
-        return coded
-    scale = np.maximum(coded.scale, least).astype(np.float32)
-    ratio = (coded.scale / scale).reshape(scale.shape + (1,) * (coded.codes.ndim - scale.ndim))
-    return CodedTensor(np.rint(coded.codes * ratio).astype(np.int8), scale, coded.code_set)
-
-
-def _with_values(
-    model: onnx.ModelProto, layers: Mapping[str, Layer], weights: Mapping[str, CodedTensor]
-) -> onnx.ModelProto:
-    """A copy in which each coded layer has a weight of its own, with the values of its codes."""
-    source = onnx.ModelProto()
-    source.CopyFrom(model)
-    stored = constants(model)
-    nodes = {node.name: node for node in source.graph.node}
-    for name, coded in weights.items():
-        layer = layers[name]
-        values = layer.as_stored(coded.values).astype(stored[layer.weight].dtype)
-        own = f"{name}.weight.coded"
-        source.graph.initializer.append(numpy_helper.from_array(values, own))
-        nodes[name].input[1] = own
-        if layer.bias is not None:  # shared biases would get the scale of one of their layers
-            source.graph.initializer.append(
-                numpy_helper.from_array(stored[layer.bias], f"{name}.bias.coded")
-            )
-            nodes[name].input[2] = f"{name}.bias.coded"
-    used = {tensor for node in source.graph.node for tensor in node.input}
-    kept = [tensor for tensor in source.graph.initializer if tensor.name in used]
-    del source.graph.initializer[:]
-    source.graph.initializer.extend(kept)
-    return source
 
 
 def _before_activations(
@@ -192,12 +161,29 @@ def _before_activations(
         for tensor in node.input:
             readers[tensor] = readers.get(tensor, 0) + 1
     outputs = {value.name for value in model.graph.output}
+    moved = _moved(model)
     for node in reversed(model.graph.node):
         if node.op_type in ("Relu", "Clip") and node.output[0] in ranges:
             before = node.input[0]  # which nobody but this node may see
-            if readers.get(before) == 1 and before not in outputs:
+            if readers.get(before) == 1 and before not in outputs | moved:
                 ranges[before] = ranges[node.output[0]]
     return ranges
+
+
+def _moved(model: onnx.ModelProto) -> set[str]:
+    """Tensors whose scale is that of another one."""
+    return {node.output[0] for node in model.graph.node if node.op_type in _MOVING}
+
+
+def _shared(
+    model: onnx.ModelProto, ranges: Mapping[str, ActivationRange]
+) -> dict[str, ActivationRange]:
+    """The ranges, those of moved tensors being those of where they come from."""
+    result = dict(ranges)
+    for node in model.graph.node:
+        if node.op_type in _MOVING and node.input[0] in result and node.output[0] in result:
+            result[node.output[0]] = result[node.input[0]]
+    return result
 
 
 def _chosen(
@@ -207,13 +193,14 @@ def _chosen(
     ranges: Mapping[str, ActivationRange],
 ) -> list[str]:
     """Names of the nodes to quantize."""
-    fixed = constants(model)
+    fixed, moved = constants(model), _moved(model)
     chosen = []
     for node in model.graph.node:
         if node.op_type not in QUANTIZED_OPERATORS or not _is_in_integers(node, layers, weights):
             continue
-        if node.op_type in ("Relu", "Clip") and not _is_within(node, fixed, ranges):
-            continue  # as float between its pairs it limits what its range would not
+        is_range_enough = node.input[0] not in moved and _is_within(node, fixed, ranges)
+        if node.op_type in ("Relu", "Clip") and not is_range_enough:
+            continue  # it stays in float, between pairs
         moving = [node.input[0]] if node.op_type in _ONE_INPUT else list(node.input)
         tensors = [name for name in (*moving, *node.output) if name and name not in fixed]
         if all(name in ranges for name in tensors):
@@ -228,13 +215,36 @@ def _is_in_integers(
     if node.name not in layers:
         return True
     coded = weights.get(node.name)
-    return coded is not None and not (
-        coded.scale.ndim and _is_grouped_transposed(layers[node.name])
+    return coded is not None and is_per_axis(layers[node.name], coded)
+
+
+def _code_alone(
+    model: onnx.ModelProto, layer: Layer, coded: CodedTensor, of: ActivationRange | None
+) -> None:
+    """A layer whose output has no range: codes, and the input through its range if it has one."""
+    if is_per_axis(layer, coded):
+        store_codes(model, layer, coded)
+    index, node = next(
+        (index, node) for index, node in enumerate(model.graph.node) if node.name == layer.name
     )
-
-
-def _is_grouped_transposed(layer: Layer) -> bool:
-    return layer.operator == "ConvTranspose" and layer.groups > 1
+    if of is None or node.input[0] != layer.input:
+        return  # in the second case the quantizer has put a pair behind the tensor already
+    scale, zero, code, value = (
+        f"{layer.name}.input.{suffix}" for suffix in ("scale", "zero", "code", "value")
+    )
+    model.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array(of.scale, np.float32), scale),
+            numpy_helper.from_array(np.array(of.zero_point, np.uint8), zero),
+        ]
+    )
+    node.input[0] = value
+    for operator, source, target in (
+        ("DequantizeLinear", code, value),
+        ("QuantizeLinear", layer.input, code),
+    ):
+        pair = helper.make_node(operator, [source, scale, zero], [target], target)
+        model.graph.node.insert(index, pair)
 
 
 def _is_within(
@@ -257,22 +267,6 @@ def _is_within(
     step = float(of.scale)
     smallest, largest = -of.zero_point * step, (of.largest - of.zero_point) * step
     return smallest >= low and largest <= high * (1 + 1e-6)
-
-
-def _weight_overrides(
-    layers: Mapping[str, Layer], weights: Mapping[str, CodedTensor], chosen: list[str]
-) -> dict[str, Any]:
-    overrides: dict[str, Any] = {}
-    for name in set(chosen) & weights.keys():
-        coded, layer = weights[name], layers[name]
-        kind: dict[str, Any] = {"quant_type": QuantType.QInt8, "zero_point": np.array(0, np.int8)}
-        if coded.scale.ndim == 0:
-            entries = [{**kind, "scale": np.array(coded.scale, np.float32)}]
-        else:
-            entries = [{**kind, "scale": np.array(scale, np.float32)} for scale in coded.scale]
-            entries[0]["axis"] = layer.filter_axis
-        overrides[f"{name}.weight.coded"] = entries
-    return overrides
 
 
 def _activation_overrides(ranges: Mapping[str, ActivationRange]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -255,6 +256,48 @@ def test_codes_are_stored_as_they_are() -> None:
     integers = [value for value in stored.values() if value.dtype == np.int8 and value.ndim == 4]
     assert len(integers) == 1
     np.testing.assert_array_equal(integers[0], coded.codes)
+
+
+@pytest.mark.parametrize("has_input_range", [True, False])
+@pytest.mark.parametrize("granularity", ["filter", "tensor"])
+def test_layer_without_output_range_has_codes_and_a_float_output(
+    has_input_range: bool, granularity: Literal["filter", "tensor"]
+) -> None:
+    model, _ = _convolution(np.ones(4, np.float32))
+    coded = project(constants(model)["w"].astype(np.float32), CodeSet(3), granularity)
+    ranges = {"x": ActivationRange(-1, 1, 4)} if has_input_range else {}
+    emitted = emit_qdq(model, {"conv": coded}, ranges)
+    stored = [value for value in constants(emitted).values() if value.ndim == 4]
+    assert [value.dtype for value in stored] == [np.int8]
+    x = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    seen = _fake(x, ranges["x"]) if has_input_range else x
+    expected = _convolved(seen, coded.values, np.ones(4, np.float32), 1)
+    got = Session(emitted.SerializeToString()).infer(x)["y"]
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [(8, 4), (4, 8)])
+def test_pooling_before_relu_has_the_range_before_it(bits: tuple[int, int]) -> None:
+    pool = helper.make_node("MaxPool", ["a"], ["p"], "pool", kernel_shape=[3, 3], pads=[1] * 4)
+    relu = helper.make_node("Relu", ["p"], ["y"], "relu")
+    model, coded = _convolution(np.full(4, -3, np.float32), pool, relu)
+    ranges = {"x": ActivationRange(-1, 1)}
+    ranges |= {"a": ActivationRange(-9, 9, bits[0]), "p": ActivationRange(-3, 3, bits[1])}
+    ranges["y"] = ActivationRange(0, 6)
+    x = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    got = Session(emit_qdq(model, {"conv": coded}, ranges).SerializeToString()).infer(x)["y"]
+    weighed = _convolved(_fake(x, ranges["x"]), coded.values, np.full(4, -3, np.float32), 1)
+    padded = np.pad(
+        _fake(weighed, ranges["a"]), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-99
+    )
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    expected = _fake(np.maximum(windows.max(axis=(4, 5)), 0), ranges["y"])
+    assert np.abs(got - expected).max() <= ranges["a"].scale + ranges["y"].scale
+    assert (
+        np.mean(np.abs(got - expected) > 1e-4) < 0.01
+    )  # ties that the two round to different sides
+    assert got.max() > 2
+    assert got.min() == 0
 
 
 def test_wrong_names_shapes_and_ranges_are_refused() -> None:
