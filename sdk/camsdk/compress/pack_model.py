@@ -177,7 +177,7 @@ def _with_mask(matrix: U8, cut: Cut, block_rows: int, block_columns: int) -> _Pl
         mask = _block_mask(matrix, shape)
         mask_counts = np.bincount(mask.ravel(), minlength=256)
         bits = _cost(mask_counts)
-        counts[0] -= matrix.size - int(packed.block_cover(mask, shape).sum())
+        counts[0] -= matrix.size - _covered(mask, shape)
     groups = np.zeros(len(matrix), np.uint8)
     return _Plan(shape, mask_counts, counts[None], groups, bits + _cost(counts))
 
@@ -206,6 +206,15 @@ def _block_mask(matrix: U8, shape: Cut) -> NDArray[np.bool_]:
     columns = np.arange(0, shape.columns, shape.block_columns)
     down = np.logical_or.reduceat(matrix != 0, rows, axis=0)
     return np.logical_or.reduceat(down, columns, axis=1)
+
+
+def _covered(mask: NDArray[np.bool_], shape: Cut) -> int:
+    """How many bytes lie in the kept blocks."""
+    heights = np.full(mask.shape[0], shape.block_rows)
+    widths = np.full(mask.shape[1], shape.block_columns)
+    heights[-1] = shape.rows - (len(heights) - 1) * shape.block_rows
+    widths[-1] = shape.columns - (len(widths) - 1) * shape.block_columns
+    return int(heights @ mask.astype(np.int64) @ widths)
 
 
 def _table(counts: Counts) -> entropy.U16:

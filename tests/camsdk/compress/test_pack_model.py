@@ -40,7 +40,7 @@ def packed_size(model: bytes) -> int:
     return len(data)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     bit_width=st.integers(1, 8),
     density=st.sampled_from([0.0, 0.01, 0.1, 0.5, 1.0]) | st.floats(0, 1),
@@ -87,9 +87,9 @@ def test_90_percent_sparse_3_bit_codes_cost_their_entropy():
 
 @pytest.mark.parametrize("block", [(4, 1), (1, 4), (1, 9), (1, 1152), (8, 1)])
 def test_blocks_of_zeros_cost_less_than_as_many_scattered_ones(block):
-    scattered = packed_size(model_of(codes((128, 128, 3, 3))))
+    scattered = packed_size(model_of(codes((96, 128, 3, 3))))
     # In blocks of 4 the mask costs a quarter: (0.469 / 4 + 0.259) / 0.728 = 0.52.
-    assert packed_size(model_of(codes((128, 128, 3, 3), block=block))) < 0.6 * scattered
+    assert packed_size(model_of(codes((96, 128, 3, 3), block=block))) < 0.6 * scattered
 
 
 def test_empty_filters_and_dead_inputs_cost_next_to_nothing():
