@@ -22,7 +22,7 @@ from camsdk.artifact.decode import decode
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress import nanodet
 from camsdk.compress.clips import ClipSplit, count_frames, read_frames, split_clip
-from camsdk.compress.compressing import compress_int8
+from camsdk.compress.library_int8 import compress_int8
 from camsdk.compress.packaging import Draft
 from camsdk.compress.quantize import QuantizeOptions
 from camsdk.compress.sessions import Session

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from camsdk.cli import model_build, model_sign
+from camsdk.cli import model_build, model_compress, model_sign
 from camsdk.cli.moments import show_moment
 from camsdk.cli.profile import Cloud, cloud_command
 
@@ -13,6 +13,7 @@ app = typer.Typer(
     help="Models: import, compress, evaluate, sign, push and list them.", no_args_is_help=True
 )
 model_build.register(app)
+model_compress.register(app)
 model_sign.register(app)
 
 

@@ -1,23 +1,40 @@
-"""A float artifact becomes an int8 artifact: calibrate, quantize, evaluate, describe.
+"""A float artifact becomes a compressed one: quantize, evaluate, describe, report.
 
 Knows no model: how frames become tensors and outputs become boxes is in the float manifest, and
-goes over into the int8 manifest unchanged.
+goes over into the new manifest unchanged.
 """
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+import numpy as np
 import onnx
 
-from camsdk.artifact.manifest import Lineage
+from camsdk.artifact.bundle import pack
+from camsdk.artifact.manifest import Lineage, Precision
 from camsdk.artifact.preprocess import make_input
-from camsdk.compress.clips import ClipSplit, count_frames, read_frames, split_clip
+from camsdk.compress.clips import ClipSplit, split_clip
+from camsdk.compress.codes import CodedTensor
 from camsdk.compress.evaluate import Agreement, Contender, compare
-from camsdk.compress.packaging import TOOL_VERSION, Draft, describe, make_draft
-from camsdk.compress.quantize import DEFAULTS, Quantized, QuantizeOptions, quantize_int8
+from camsdk.compress.footage import Footage
+from camsdk.compress.graph.qdq import emit_qdq
+from camsdk.compress.options import LayerOptions, QuantizeOptions
+from camsdk.compress.packaging import (
+    CPU_HARDWARE,
+    PACKED_MEMBER,
+    TOOL_VERSION,
+    Draft,
+    describe,
+    make_draft,
+)
+from camsdk.compress.ptq.quantizing import Ptq, quantize_after_training
+from camsdk.compress.ptq.synthetic import Synthesis
+from camsdk.compress.report.collect import draw_samples, layer_facts, peak_rss_bytes
+from camsdk.compress.report.facts import RunFacts, Sample
 from camsdk.compress.sessions import Session
 from camsdk.errors import InvalidInput
 
@@ -25,127 +42,282 @@ OnProgress = Callable[[int, int], None]
 """Called with steps done and steps in all."""
 
 TOOL: Final = "camsdk.compress"
+SAMPLE_FRAMES: Final = 3
+_LOW_PRECISION_BITS: Final = 7
+"""From here on weights count as int8: see ``storage_bits``."""
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """An int8 artifact and how it compares with the float one.
+    """A compressed artifact and how it compares with the float one.
 
     Attributes:
         draft: Its manifest carries the agreement as metrics.
-        split: Which frames of the clip served what.
+        agreement: None without data: there is nothing to compare on.
+        split: Which frames served what; None without data.
+        facts: For ``report.page.to_html``.
     """
 
     draft: Draft
-    agreement: Agreement
-    split: ClipSplit
+    agreement: Agreement | None
+    split: ClipSplit | None
+    facts: RunFacts
 
 
-def compress_int8(
+def storage_bits(weight_bits: int, hardware: tuple[str, ...]) -> int:
+    """Bits of weight codes that give the same integers on all of this hardware.
+
+    x86 processors before VNNI add pairs of uint8 x int8 products in 16 bits and saturate, silently;
+    255 x 64 x 2 fits. So 8 bits are 7 wherever an x86 processor may be among the devices.
+    """
+    if weight_bits == 8 and any("x86" in name for name in hardware):
+        return 7
+    return weight_bits
+
+
+def precision_of(options: QuantizeOptions) -> Precision:
+    """``int8``, or ``w4a8`` and the like."""
+    bits = options.weights.code_set.bit_width
+    if bits >= _LOW_PRECISION_BITS and options.activations.bit_width == 8:
+        return "int8"
+    return f"w{bits}a{options.activations.bit_width}"
+
+
+def compress(
     source: Draft,
-    clip: Path,
+    footage: Footage | None,
+    options: QuantizeOptions,
     *,
     name: str | None = None,
     version: int | None = None,
-    options: QuantizeOptions = DEFAULTS,
+    hardware: tuple[str, ...] = CPU_HARDWARE,
     split: ClipSplit | None = None,
+    seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Compressed:
-    """Quantize a float artifact with frames of a clip, and measure it on other frames of it.
+    """Quantize a float artifact without training, and measure it where there is data.
 
     Args:
         source: The float artifact.
-        clip: A recording such as the model will see.
+        footage: Frames such as the model will see, or None: then inputs are made up and nothing is
+            compared.
+        options: Bits, codes, rounding; ``storage_bits`` tells what to ask for on which hardware.
         name, version: Of the new artifact; by default the source's name and the next version.
-        options: Of the quantizer.
+        hardware: What it is made for.
         split: Which frames; by default ``split_clip``.
-        on_progress: Frames decoded and evaluated, of all that will be.
+        seed: Of everything random; the same seed and frames give the same artifact.
+        on_progress: Steps done and in all, over all phases.
 
     Raises:
-        InvalidInput: The source is not float, or the clip is too short.
-        SourceError: The clip cannot be read.
+        InvalidInput: The source is not float, the footage is too short, or an option is wrong.
+        SourceError: The footage cannot be read.
+        UnsupportedModel: A layer cannot be quantized.
     """
+    check_float(source)
+    if footage is not None:
+        split = split or split_clip(len(footage))
+    run = _Run(on_progress, 0 if split is None else len(split.evaluation))
+    inputs = _Inputs(source, footage, split)
+    with run.timed("quantize"):
+        made = quantize_after_training(
+            onnx.load_from_string(source.model),
+            options,
+            None if footage is None else inputs,
+            synthesis=synthesis_of(source),
+            seed=seed,
+            on_progress=run.quantized,
+        )
+    with run.timed("emit"):
+        model = emit_qdq(made.model, made.weights, made.activations)
+        lineage = _lineage(source, options, inputs, seed)
+        description = replace(
+            describe(source.manifest),
+            name=name or source.manifest.name,
+            version=version or source.manifest.version + 1,
+            precision=precision_of(options),
+            lineage=lineage,
+            hardware=hardware,
+        )
+        draft = make_draft(model, description, is_packed=True)
+    agreement = None
+    if footage is not None and split is not None:
+        with run.timed("evaluate"):
+            agreement = evaluate(source, draft, footage, split.evaluation, on_frame=run.evaluated)
+        manifest = draft.manifest.model_copy(update={"metrics": agreement.as_metrics()})
+        draft = replace(draft, manifest=manifest)
+    facts = _facts(source, draft, made, agreement, run.durations)
+    if footage is not None and split is not None:
+        facts = replace(facts, samples=_samples(source, draft, footage, split))
+    run.finish()
+    return Compressed(draft, agreement, split, facts)
+
+
+def synthesis_of(source: Draft) -> Synthesis:
+    """How made-up pictures become inputs of this model."""
+    spec = source.manifest.input
+    return Synthesis(mean=spec.mean, std=spec.std)
+
+
+def evaluate(
+    reference: Draft,
+    candidate: Draft,
+    footage: Footage,
+    frames: tuple[int, ...],
+    *,
+    on_frame: Callable[[int], None] | None = None,
+) -> Agreement:
+    """How far ``candidate`` agrees with ``reference`` on these frames."""
+    if reference.manifest.classes != candidate.manifest.classes:
+        raise InvalidInput("the two models do not know the same classes")
+    named = tuple(name for name in ("person",) if name in reference.manifest.classes)
+    return compare(
+        _contender(reference),
+        _contender(candidate),
+        footage.read(frames),
+        class_names=named,
+        on_frame=on_frame,
+    )
+
+
+def _contender(draft: Draft) -> Contender:
+    return Contender(draft.manifest, Session(draft.model))
+
+
+def check_float(source: Draft) -> None:
+    """Raises InvalidInput unless it is a float model."""
     if source.manifest.precision != "fp32":
         raise InvalidInput(
             f"{source.manifest.reference} is {source.manifest.precision}, only fp32 can be "
             "quantized",
             "give the artifact that camctl model import made",
         )
-    split = split or split_clip(count_frames(clip))
-    progress = _Progress(split, on_progress)
-    quantized = _quantized(source, clip, split, options, progress)
-    lineage = Lineage(
+
+
+def _lineage(source: Draft, options: QuantizeOptions, inputs: "_Inputs", seed: int) -> Lineage:
+    weights, activations = options.weights, options.activations
+    told = {
+        "weight_bits": str(weights.code_set.bit_width),
+        "weight_codes": weights.code_set.spacing,
+        "weight_scale_per": weights.granularity,
+        "activation_bits": str(activations.bit_width),
+        "activation_range": activations.range_rule,
+        "rounding": options.rounding,
+        "equalize": str(options.equalize).lower(),
+        "correct_bias": str(options.correct_bias).lower(),
+        "layers": ",".join(f"{layer}={_told(of)}" for layer, of in sorted(options.layers.items())),
+        "calibration_inputs": str(inputs.count),
+        "seed": str(seed),
+    }
+    return Lineage(
         source=source.manifest.reference,
         source_sha256=hashlib.sha256(source.model).hexdigest(),
         tool=TOOL,
         tool_version=TOOL_VERSION,
-        options={**options.as_text(), "calibration_inputs": str(quantized.calibration_count)},
-        calibration_sha256=quantized.calibration_sha256,
-    )
-    description = replace(
-        describe(source.manifest),
-        name=name or source.manifest.name,
-        version=version or source.manifest.version + 1,
-        precision="int8",
-        lineage=lineage,
-    )
-    draft = make_draft(quantized.model, description)
-    agreement = evaluate(source, draft, clip, split.evaluation, on_frame=progress.evaluated)
-    manifest = draft.manifest.model_copy(update={"metrics": agreement.as_metrics()})
-    progress.finish()
-    return Compressed(replace(draft, manifest=manifest), agreement, split)
-
-
-def _quantized(
-    source: Draft, clip: Path, split: ClipSplit, options: QuantizeOptions, progress: "_Progress"
-) -> Quantized:
-    frames = read_frames(clip, split.calibration)
-    return quantize_int8(
-        onnx.load_from_string(source.model),
-        (make_input(frame, source.manifest.input) for frame in frames),
-        options=options,
-        on_input=progress.calibrated,
+        options=told,
+        calibration_sha256=inputs.sha256,
     )
 
 
-def evaluate(
-    reference: Draft,
-    candidate: Draft,
-    clip: Path,
-    frames: tuple[int, ...],
-    *,
-    on_frame: Callable[[int], None] | None = None,
-) -> Agreement:
-    """How far ``candidate`` agrees with ``reference`` on these frames of a clip."""
-    if reference.manifest.classes != candidate.manifest.classes:
-        raise InvalidInput("the two models do not know the same classes")
-    named = tuple(name for name in ("person",) if name in reference.manifest.classes)
-    return compare(
-        Contender(reference.manifest, Session(reference.model)),
-        Contender(candidate.manifest, Session(candidate.model)),
-        read_frames(clip, frames),
-        class_names=named,
-        on_frame=on_frame,
+def _told(of: LayerOptions) -> str:
+    weights = "float" if of.weights is None else f"w{of.weights.code_set.bit_width}"
+    return weights + ("" if of.activations is None else f"a{of.activations.bit_width}")
+
+
+def _facts(
+    source: Draft,
+    draft: Draft,
+    made: Ptq,
+    agreement: Agreement | None,
+    durations: Mapping[str, float],
+) -> RunFacts:
+    noise = {
+        name: layer.noise_to_signal
+        for name, layer in made.report.layers.items()
+        if np.isfinite(layer.noise_to_signal)
+    }
+    weights: Mapping[str, CodedTensor] = made.weights
+    sizes = {
+        "float model": len(source.model),
+        "model as devices run it": len(draft.model),
+        "model packed": len(draft.members[PACKED_MEMBER]),
+        "artifact, unsigned": len(pack(draft.manifest, draft.members, None)),
+    }
+    accuracy: dict[str, float] = {}
+    latency: dict[str, float] = {}
+    if agreement is not None:
+        accuracy = {f"AP50 against float, {name}": ap for name, ap in agreement.ap50.items()}
+        latency = {
+            "onnxruntime, float": agreement.reference_ms,
+            "onnxruntime, compressed": agreement.candidate_ms,
+        }
+    return RunFacts(
+        source=source.manifest.reference,
+        result=draft.manifest.reference,
+        options=draft.manifest.lineage.options,
+        layers=layer_facts(made.model, weights, made.activations, noise, {}),
+        sizes_bytes=sizes,
+        accuracy={name: value for name, value in accuracy.items() if np.isfinite(value)},
+        latency_ms=latency,
+        duration_s=durations,
+        peak_rss_bytes=peak_rss_bytes(),
     )
 
 
-class _Progress:
-    """Frames of both phases as one count."""
+def _samples(source: Draft, draft: Draft, footage: Footage, split: ClipSplit) -> tuple[Sample, ...]:
+    """A few of the evaluation frames, evenly spaced."""
+    step = max(1, len(split.evaluation) // SAMPLE_FRAMES)
+    chosen = split.evaluation[::step][:SAMPLE_FRAMES]
+    return draw_samples(_contender(source), _contender(draft), footage.read(chosen))
 
-    def __init__(self, split: ClipSplit, on_progress: OnProgress | None) -> None:
-        self._before = len(split.calibration)
-        self._total = self._before + len(split.evaluation)
-        self._on_progress = on_progress
 
-    def calibrated(self, count: int) -> None:
-        self._tell(count)
+class _Inputs:
+    """Calibration frames as tensors, hashed as they are taken."""
+
+    def __init__(self, source: Draft, footage: Footage | None, split: ClipSplit | None) -> None:
+        self._source, self._footage, self._split = source, footage, split
+        self._digest = hashlib.sha256()
+        self.count = 0
+
+    def __iter__(self) -> "Iterator[np.ndarray]":
+        if self._footage is not None and self._split is not None:
+            for frame in self._footage.read(self._split.calibration):
+                tensor = make_input(frame, self._source.manifest.input)
+                self._digest.update(tensor.tobytes())
+                self.count += 1
+                yield tensor
+
+    @property
+    def sha256(self) -> str | None:
+        """Over all tensors taken; None when there were none."""
+        return self._digest.hexdigest() if self.count else None
+
+
+@dataclass
+class _Run:
+    """Progress over the phases, and how long each took."""
+
+    on_progress: OnProgress | None
+    evaluation: int
+    durations: dict[str, float] = field(default_factory=dict)
+    _steps: int = 1
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Measures a phase."""
+        start = time.monotonic()
+        yield
+        self.durations[phase] = time.monotonic() - start
+
+    def quantized(self, done: int, total: int) -> None:
+        self._steps = total
+        self._tell(done)
 
     def evaluated(self, count: int) -> None:
-        self._tell(self._before + count)
+        self._tell(self._steps + count)
 
     def finish(self) -> None:
-        self._tell(self._total)
+        self._tell(self._steps + self.evaluation)
 
     def _tell(self, done: int) -> None:
-        if self._on_progress is not None:
-            self._on_progress(done, self._total)
+        if self.on_progress is not None:
+            self.on_progress(done, self._steps + self.evaluation)

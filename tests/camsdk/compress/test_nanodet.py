@@ -13,7 +13,7 @@ from camsdk.artifact.decode import decode
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress import nanodet
 from camsdk.compress.clips import read_frames
-from camsdk.compress.compressing import Compressed, compress_int8
+from camsdk.compress.library_int8 import Compressed, compress_int8
 from camsdk.compress.packaging import Draft
 from camsdk.errors import InvalidInput, NotFound, UnsupportedModel
 

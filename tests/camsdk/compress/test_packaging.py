@@ -9,7 +9,7 @@ from onnx import helper
 
 from camsdk.artifact import bundle
 from camsdk.artifact.preprocess import make_input
-from camsdk.compress.compressing import compress_int8
+from camsdk.compress.library_int8 import compress_int8
 from camsdk.compress.packaging import describe, make_draft, rendered_picture
 from camsdk.errors import InvalidInput, UnsupportedModel
 from support.tiny_detector import DESCRIPTION, tiny_detector

@@ -37,8 +37,8 @@ class LayerFacts:
         sparsity: Share of zero weights.
         macs, nonzero_macs: Multiply-accumulates for one input; those whose weight is not zero.
         weight_error: Root of the mean squared change of the weights over that of the weights.
-        sensitivity: Relative squared error of the model's outputs when this layer alone is
-            compressed, or None.
+        noise_to_signal: Squared error of the layer's output over the output's square, or None.
+        sensitivity: The same of the model's outputs when this layer alone is compressed, or None.
         weights, codes: Histograms of the float weights and of what they became.
     """
 
@@ -51,6 +51,7 @@ class LayerFacts:
     macs: int
     nonzero_macs: int
     weight_error: float
+    noise_to_signal: float | None
     sensitivity: float | None
     weights: Histogram
     codes: Histogram

@@ -91,20 +91,20 @@ def _layers(layers: Iterable[LayerFacts]) -> str:
     layers = tuple(layers)
     if not layers:
         return ""
-    worst = max((layer.sensitivity or 0.0 for layer in layers), default=0.0) or 1.0
+    worst = max(layer.sensitivity or 0.0 for layer in layers) or 1.0
+    loudest = max(layer.noise_to_signal or 0.0 for layer in layers) or 1.0
     most = max(layer.macs for layer in layers) or 1
     head = (
         "layer", "operator", "shape", "bits", "input bits", "zero", "MACs (M) and left",
-        "weight error", "sensitivity", "weights", "codes",
+        "weight error", "noise to signal", "sensitivity", "weights", "codes",
     )  # fmt: skip
-    rows = "".join(_layer(layer, worst, most) for layer in layers)
+    rows = "".join(_layer(layer, worst, loudest, most) for layer in layers)
     titles = "".join(f"<th>{name}</th>" for name in head)
     return f'<h2>Layers</h2><div class="scroll"><table><tr>{titles}</tr>{rows}</table></div>'
 
 
-def _layer(layer: LayerFacts, worst: float, most: int) -> str:
+def _layer(layer: LayerFacts, worst: float, loudest: float, most: int) -> str:
     left = layer.nonzero_macs / max(1, layer.macs)
-    probed = layer.sensitivity
     cells = (
         html.escape(layer.name),
         html.escape(layer.operator),
@@ -114,11 +114,16 @@ def _layer(layer: LayerFacts, worst: float, most: int) -> str:
         drawing.bar(layer.sparsity, f"{layer.sparsity:.1%}", width_px=80),
         drawing.bar(layer.macs / most, f"{layer.macs / 1e6:.2f}, {left:.0%}"),
         f"{layer.weight_error:.3f}",
-        "" if probed is None else drawing.bar(probed / worst, f"{probed:.2e}", width_px=80),
+        _probed(layer.noise_to_signal, loudest),
+        _probed(layer.sensitivity, worst),
         drawing.bins(layer.weights),
         drawing.bins(layer.codes),
     )
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _probed(value: float | None, largest: float) -> str:
+    return "" if value is None else drawing.bar(value / largest, f"{value:.2e}", width_px=80)
 
 
 def _samples(samples: Iterable[Sample]) -> str:

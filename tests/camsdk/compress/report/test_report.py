@@ -25,7 +25,7 @@ from camsdk.vision.results import Detections
 def layer(name: str = "stem", **changes: object) -> LayerFacts:
     weights = np.random.default_rng(0).normal(0, 0.1, (8, 3, 3, 3))
     base = LayerFacts(
-        name, "Conv", (8, 3, 3, 3), 3, 8, 0.9, 1000, 100, 0.05, 1e-4,
+        name, "Conv", (8, 3, 3, 3), 3, 8, 0.9, 1000, 100, 0.05, 1e-4, None,
         histogram(weights), histogram(np.sign(weights)),
     )  # fmt: skip
     return replace(base, **changes)  # type: ignore[arg-type]
@@ -86,11 +86,11 @@ def test_names_are_no_markup() -> None:
 
 
 def test_what_was_not_measured_is_absent() -> None:
-    bare = facts(accuracy={}, layers=(layer(sensitivity=None),), latency_ms={})
+    bare = facts(accuracy={}, layers=(layer(noise_to_signal=None),), latency_ms={})
     text = " ".join(Page(to_html(bare)).words)
     assert "Without data nothing was compared" in text
     assert "nan" not in text
-    assert json.loads(bare.to_json())["layers"][0]["sensitivity"] is None
+    assert json.loads(bare.to_json())["layers"][0]["noise_to_signal"] is None
 
 
 def test_json_has_the_sums() -> None:
