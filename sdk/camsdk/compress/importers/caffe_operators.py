@@ -6,12 +6,14 @@ and the mean counts the padding, though only up to the padded image's edge.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
 from camsdk.compress.importers.caffe_reader import Layer, Message
 from camsdk.compress.importers.onnx_emitter import Array, Emitter, Value, plain_value
+from camsdk.compress.importers.pooling import Pooling
 from camsdk.errors import DataCorrupted, UnsupportedModel
 
 
@@ -88,7 +90,9 @@ def _spatial(options: Message, repeated: str, stem: str, default: int) -> tuple[
     return numbers[0], numbers[-1]
 
 
-def _window(call: Call, options: Message) -> tuple[tuple[int, int], ...]:
+def _window(
+    call: Call, options: Message
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     """Kernel, stride, padding."""
     if len(call.shape) != 4:
         raise call.refusal(f"reads a blob of shape {call.shape}, not an image")
@@ -204,38 +208,13 @@ def _pooling(call: Call) -> tuple[Value, ...]:
     if method not in ("MAX", "AVE", "0", "1"):
         raise call.refusal(f"pools by {method}")
     is_max = method in ("MAX", "0")
-    count, channels, *size = call.shape
     if options.flag("global_pooling", False):
         op = "GlobalMaxPool" if is_max else "GlobalAveragePool"
-        return call.emit(op, [call.first.name], (count, channels, 1, 1))
+        return call.emit(op, [call.first.name], (*call.shape[:2], 1, 1))
     kernel, stride, pad = _window(call, options)
     is_ceil = options.flag("ceil_mode", True) and options.text("round_mode", "CEIL") == "CEIL"
-    result, ends = [], []
-    for n, k, s, p in zip(size, kernel, stride, pad, strict=True):
-        over = n + 2 * p - k
-        pooled = (-(-over // s) if is_ceil else over // s) + 1
-        if p and (pooled - 1) * s >= n + p:
-            pooled -= 1  # the last window would lie in the padding
-        end = max((pooled - 1) * s + k - n - p, 0)
-        if pooled < 1 or end >= k or p >= k:
-            raise call.refusal(f"has windows outside of its input of {size}")
-        result.append(pooled)
-        ends.append(end)
-    source, pads = call.first.name, [*pad, *ends]
-    counts = {} if is_max else {"count_include_pad": 1}
-    if not is_max and any(end > p for end, p in zip(ends, pad, strict=True)):
-        # Windows that reach beyond the padded image are divided by what they cover of it.
-        pads = [0, 0, *(max(end - p, 0) for end, p in zip(ends, pad, strict=True))]
-        counts = {"count_include_pad": 0}
-        if any(pad):
-            rows = np.array([0, 0, *pad, 0, 0, *pad], np.int64)
-            zero = call.store("zero", np.float32(0).reshape(()))
-            inputs = [source, call.store("pads", rows), zero]
-            (source,) = call.emitter.node("Pad", inputs, f"{call.name}/pad")
-    return call.emit(
-        "MaxPool" if is_max else "AveragePool", [source], (count, channels, *result),
-        kernel_shape=kernel, strides=stride, pads=pads, **counts,
-    )  # fmt: skip
+    pooling = Pooling(is_max, kernel, stride, pad, is_ceil, must_start_inside=True)
+    return (pooling.emit(call.emitter, call.first, call.name),)
 
 
 def _axis(call: Call, axis: int) -> int:
@@ -334,7 +313,7 @@ def _slice(call: Call) -> tuple[Value, ...]:
             raise call.refusal(f"cannot cut {length} into {count} equal parts")
         points = [length // count * index for index in range(1, count)]
     limits = [0, *points, length]
-    sizes = [end - start for start, end in zip(limits, limits[1:], strict=False)]
+    sizes = [end - start for start, end in pairwise(limits)]
     if len(sizes) != count or min(sizes) < 1:
         raise call.refusal(f"cuts {length} at {points} for {count} tops")
     inputs = [call.first.name, call.store("sizes", np.array(sizes, np.int64))]

@@ -108,7 +108,7 @@ class _Text:
     def __init__(self, source: str, path: Path) -> None:
         self._source, self._path = source, path
         self._tokens = self._scan()
-        self._kind, self._token, self._at = next(self._tokens)
+        self._kind, self._word, self._at = next(self._tokens)
 
     def _scan(self) -> Iterator[tuple[str, str, int]]:
         at = 0
@@ -127,12 +127,12 @@ class _Text:
         return DataCorrupted(f"line {line} of {self._path} {what}")
 
     def _next(self) -> tuple[str, str]:
-        kind, token = self._kind, self._token
-        self._kind, self._token, self._at = next(self._tokens)
+        kind, token = self._kind, self._word
+        self._kind, self._word, self._at = next(self._tokens)
         return kind, token
 
     def _accept(self, marks: str) -> str:
-        return self._next()[1] if self._kind == "mark" and self._token in marks else ""
+        return self._next()[1] if self._kind == "mark" and self._word in marks else ""
 
     def message(self, depth: int) -> Message:
         if depth > MAX_NESTING:
@@ -146,13 +146,13 @@ class _Text:
                 while not self._accept("]"):
                     values.append(self._value(depth))
                     self._accept(",")
-            elif has_colon or (self._kind == "mark" and self._token in "{<"):
+            elif has_colon or (self._kind == "mark" and self._word in "{<"):
                 values.append(self._value(depth))
             else:
                 raise self._error(self._at, f"lacks the value of {name!r}")
             self._accept(";,")
         if depth == 0 and self._kind != "end":
-            raise self._error(self._at, f"has {self._token!r} where a field should begin")
+            raise self._error(self._at, f"has {self._word!r} where a field should begin")
         return found
 
     def _value(self, depth: int) -> Scalar | Message:
