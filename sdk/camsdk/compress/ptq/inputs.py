@@ -67,9 +67,17 @@ class Inputs:
         return self._count
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        for index in range(self._count):
-            self._file.seek(index * self._bytes_each)
-            yield np.frombuffer(self._file.read(self._bytes_each), np.float32).reshape(self._shape)
+        return (self._read(index) for index in range(self._count))
+
+    def some(self, most: int) -> "Inputs":
+        """At most so many of them, evenly spaced, in order, in a file of their own."""
+        count = min(most, self._count)
+        chosen = (self._read(index * self._count // count) for index in range(count))
+        return Inputs(chosen, self._shape)
+
+    def _read(self, index: int) -> NDArray[np.float32]:
+        self._file.seek(index * self._bytes_each)
+        return np.frombuffer(self._file.read(self._bytes_each), np.float32).reshape(self._shape)
 
     def __enter__(self) -> "Inputs":
         return self

@@ -14,11 +14,14 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from camsdk.compress.graph.layers import Layer, attributes
+from camsdk.compress.ptq.inputs import Inputs
 from camsdk.compress.ptq.probing import Floats, probe
 from camsdk.errors import UnsupportedModel
 
-_POSITIONS: Final = 512
-"""Places of a feature map that are unfolded per input; neighbours say nearly the same."""
+_PLACES_PER_COLUMN: Final = 4
+_FEWEST_PLACES: Final = 4096
+"""Places of feature maps that are unfolded over all inputs together: enough for moments of full
+rank with little noise. Neighbours say nearly the same."""
 
 
 @dataclass
@@ -113,13 +116,16 @@ def unfold(values: Floats, of: Window) -> Floats:
 class _Gatherer:
     """Sums of one layer."""
 
-    def __init__(self, layer: Layer, node: onnx.NodeProto, *, with_second: bool) -> None:
+    def __init__(
+        self, layer: Layer, node: onnx.NodeProto, inputs: int, *, with_second: bool
+    ) -> None:
         self._layer, self._node = layer, node
         groups = layer.groups
         columns = int(np.prod(layer.shape[1:]))
         self._first = np.zeros((groups, columns))
         self._second = np.zeros((groups, columns, columns)) if with_second else None
         self._count = self._sampled = 0
+        self._places = -(-max(_FEWEST_PLACES, _PLACES_PER_COLUMN * columns) // inputs)
 
     def add(self, values: Floats, rng: np.random.Generator) -> None:
         if self._layer.operator == "Conv":
@@ -146,7 +152,7 @@ class _Gatherer:
         self._count += rows * columns
         if self._second is None:
             return
-        places = rng.permutation(rows * columns)[:_POSITIONS]
+        places = rng.permutation(rows * columns)[: self._places]
         taken = windows[:, places // columns, places % columns]  # (channels, places, kernel)
         taken = taken.reshape(groups, channels // groups, len(places), -1)
         self._add_sampled(taken.transpose(0, 2, 1, 3).reshape(groups, len(places), -1), rng)
@@ -155,8 +161,8 @@ class _Gatherer:
         """(groups, places, columns)."""
         if self._second is None:
             return
-        if rows.shape[1] > _POSITIONS:
-            rows = rows[:, rng.permutation(rows.shape[1])[:_POSITIONS]]
+        if rows.shape[1] > self._places:
+            rows = rows[:, rng.permutation(rows.shape[1])[: self._places]]
         self._second += rows.transpose(0, 2, 1) @ rows
         self._sampled += rows.shape[1]
 
@@ -168,7 +174,7 @@ class _Gatherer:
 def gather(
     model: onnx.ModelProto,
     layers: Iterable[Layer],
-    inputs: Iterable[Floats],
+    inputs: Inputs,
     *,
     seed: int,
     with_second: bool,
@@ -190,7 +196,7 @@ def gather(
             raise UnsupportedModel(f"{layer.operator} layer {layer.name} cannot be unfolded")
         gatherers[layer.name] = (
             layer,
-            _Gatherer(layer, nodes[layer.name], with_second=with_second),
+            _Gatherer(layer, nodes[layer.name], len(inputs), with_second=with_second),
         )
     rng = np.random.default_rng(seed)
     for found in probe(model, [layer.input for layer, _ in gatherers.values()], inputs):

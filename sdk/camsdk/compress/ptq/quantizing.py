@@ -44,6 +44,8 @@ OnProgress = Callable[[int, int], None]
 DEFAULTS: Final = Synthesis()
 
 _STAGES: Final = 12
+_ROUNDING_INPUTS: Final = 64
+"""Inputs that moments are taken from; ranges are taken from all."""
 _STAGE_BYTES: Final = 300 * 1024**2
 """Of second moments that are held at a time."""
 
@@ -131,8 +133,8 @@ def quantize_after_training(
     given = calibration
     if given is None:
         given = synthesise(shape, synthesis.count, seed, synthesis.mean, synthesis.std)
-    with Inputs(given, shape) as inputs:
-        work = _Work(prepared, options, inputs, calibration is None, seed, on_progress)
+    with Inputs(given, shape) as inputs, inputs.some(_ROUNDING_INPUTS) as some:
+        work = _Work(prepared, options, inputs, some, calibration is None, seed, on_progress)
         return work.run()
 
 
@@ -150,11 +152,13 @@ class _Work:
         prepared: Prepared,
         options: QuantizeOptions,
         inputs: Inputs,
+        some: Inputs,
         is_synthetic: bool,
         seed: int,
         on_progress: OnProgress | None,
     ) -> None:
         self._options, self._inputs, self._seed = options, inputs, seed
+        self._some = some
         self._is_synthetic, self._on_progress = is_synthetic, on_progress
         self._exact = prepared.model
         self._layers = list_layers(prepared.model)
@@ -164,7 +168,7 @@ class _Work:
         self._has_statistics = is_synthetic and bool(prepared.normalised)
         self._measured = self._exact
         if self._has_statistics:
-            self._measured = as_if_trained(prepared, self._layers, inputs)
+            self._measured = as_if_trained(prepared, self._layers, some)
 
     def run(self) -> Ptq:
         stages = _stages([x for x in self._layers if self._weights_of(x) is not None])
@@ -172,7 +176,7 @@ class _Work:
         equalized = self._equalize() if self._options.equalize else 0
         self._tell(1, total)
         unfoldable = [layer for stage in stages for layer in stage if can_unfold(layer)]
-        exact = gather(self._measured, unfoldable, self._inputs, seed=self._seed, with_second=False)
+        exact = gather(self._measured, unfoldable, self._some, seed=self._seed, with_second=False)
         rounded = _copy(self._measured)
         for number, stage in enumerate(stages, start=2):
             self._round_stage(stage, exact, rounded)
@@ -194,7 +198,7 @@ class _Work:
     def _equalize(self) -> int:
         bounded = [p.limiting.input[0] for p in find_pairs(self._exact) if p.limiting is not None]
         peaks: dict[str, NDArray[np.float64]] = {}
-        for found in probe(self._measured, bounded, self._inputs):
+        for found in probe(self._measured, bounded, self._some):
             for name, values in found.items():
                 peak = values.max(axis=tuple(i for i in range(values.ndim) if i != 1))
                 peaks[name] = np.maximum(peaks.get(name, -np.inf), peak.astype(np.float64))
@@ -212,7 +216,7 @@ class _Work:
         found = gather(
             rounded,
             layers,
-            self._inputs,
+            self._some,
             seed=self._seed,
             with_second=self._options.rounding != "nearest",
         )

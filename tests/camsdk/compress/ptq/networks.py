@@ -31,15 +31,16 @@ def chain(seed: int = 0, *, spread: float = 1.0, activation: str = "Relu") -> on
     """Conv 3x3, activation, depthwise 3x3, activation, Conv 1x1, mean, Gemm.
 
     Args:
-        spread: Filters of the first layer differ in size by up to e^spread either way.
+        spread: Filters of the first layer differ in size by up to e^spread either way, and
+            what reads them makes up for it: equalization can undo that.
         activation: "Relu", "LeakyRelu" or "Clip" (Relu6).
     """
     rng = np.random.default_rng(seed)
     sizes = np.exp(rng.uniform(-spread, spread, (8, 1, 1, 1)))
     values: dict[str, NDArray[np.generic]] = {
         "w1": (rng.normal(size=(8, 3, 3, 3)) * sizes / 5).astype(np.float32),
-        "b1": (rng.normal(size=8) / 4).astype(np.float32),
-        "w2": (rng.normal(size=(8, 1, 3, 3)) / 3).astype(np.float32),
+        "b1": (rng.normal(size=8) * sizes.ravel() / 4).astype(np.float32),
+        "w2": (rng.normal(size=(8, 1, 3, 3)) / sizes / 3).astype(np.float32),
         "b2": (rng.normal(size=8) / 4).astype(np.float32),
         "w3": (rng.normal(size=(6, 8, 1, 1)) / 3).astype(np.float32),
         "w4": (rng.normal(size=(5, 6)) / 2).astype(np.float32),
@@ -94,5 +95,9 @@ def normalised(seed: int = 0) -> onnx.ModelProto:
 
 
 def inputs(count: int, seed: int = 3) -> list[Floats]:
+    """Noise on a colour that differs from picture to picture, so that outputs differ too."""
     rng = np.random.default_rng(seed)
-    return [rng.normal(size=SHAPE).astype(np.float32) for _ in range(count)]
+    return [
+        (rng.normal(size=SHAPE) + 2 * rng.normal(size=(1, 3, 1, 1))).astype(np.float32)
+        for _ in range(count)
+    ]

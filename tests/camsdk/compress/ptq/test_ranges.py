@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -23,6 +23,7 @@ def observed(*tensors: np.ndarray) -> Observer:
     return observer
 
 
+@settings(max_examples=40, deadline=None)
 @given(VALUES, st.integers(2, 8))
 def test_half_a_step_is_the_largest_error_inside_a_range(values: np.ndarray, bits: int) -> None:
     found = observed(values).range(ActivationOptions(bits, "extreme"))
@@ -35,6 +36,7 @@ def test_half_a_step_is_the_largest_error_inside_a_range(values: np.ndarray, bit
     assert (np.abs(values - restored) <= step * (1 + 1e-5) + 1e-30).all()
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(VALUES, min_size=1, max_size=4), st.sampled_from(RULES), st.integers(2, 8))
 def test_every_range_holds_zero_and_stays_inside_the_extremes(
     tensors: list[np.ndarray], rule: RangeRule, bits: int
