@@ -4,7 +4,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camsdk.compress.allocate import (
@@ -51,6 +51,7 @@ def brute_force(errors: Table, costs: Table, limit: float) -> float:
     return best
 
 
+@settings(deadline=None)
 @given(instances())
 def test_within_budget_and_within_one_step_of_the_optimum(
     instance: tuple[Table, Table, float],
@@ -72,6 +73,7 @@ def test_within_budget_and_within_one_step_of_the_optimum(
     assert solution.error <= solution.bound + step + slack
 
 
+@settings(deadline=None)
 @given(instances())
 def test_with_room_for_everything_every_layer_gets_its_best(
     instance: tuple[Table, Table, float],
@@ -137,6 +139,7 @@ def test_a_budget_that_cannot_be_met_says_the_smallest() -> None:
         allocate(LAYERS, SENSITIVITY, Budget("bytes", 39), fixed_bytes=1030)
 
 
+@settings(deadline=None)
 @given(st.floats(0.001, 1e9))
 def test_the_smallest_budget_named_can_be_met(cost: float) -> None:
     sensitivity = {"calm": {LayerChoice(8): Trial(0.0, cost)}}

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -48,6 +48,7 @@ def unit_means(importance: NDArray[Any], mask: Mask, rows: int, columns: int) ->
     return found
 
 
+@settings(deadline=None)
 @given(importances(has_ties=True), sparsities)
 def test_elements_reach_exactly_the_target_over_all_layers(
     importance: dict[str, NDArray[Any]], sparsity: float
@@ -60,6 +61,7 @@ def test_elements_reach_exactly_the_target_over_all_layers(
     assert all(mask.any() for mask in masks.values())
 
 
+@settings(deadline=None)
 @given(importances(), sparsities)
 def test_each_layer_reaches_the_target_by_itself(
     importance: dict[str, NDArray[Any]], sparsity: float
@@ -72,6 +74,7 @@ def test_each_layer_reaches_the_target_by_itself(
         np.testing.assert_array_equal(masks[name], by_name[name])
 
 
+@settings(deadline=None)
 @given(importances(), sparsities)
 def test_the_most_important_elements_stay(
     importance: dict[str, NDArray[Any]], sparsity: float
@@ -84,6 +87,7 @@ def test_the_most_important_elements_stay(
         assert np.concatenate(gone).max() <= np.concatenate(kept).min()
 
 
+@settings(deadline=None)
 @given(importances(has_ties=True), patterns, sparsities)
 def test_of_m_neighbours_at_most_n_stay_and_they_are_the_best(
     importance: dict[str, NDArray[Any]], pattern: NOfM, sparsity: float
@@ -111,6 +115,7 @@ def test_two_of_four_on_full_groups_is_exactly_half() -> None:
     assert (groups.sum(axis=2) == 2).all()
 
 
+@settings(deadline=None)
 @given(importances(), blocks, sparsities)
 def test_blocks_go_as_a_whole_least_important_first(
     importance: dict[str, NDArray[Any]], block: Block, sparsity: float
@@ -135,6 +140,7 @@ def test_blocks_go_as_a_whole_least_important_first(
         assert zeros + max(unit[2] for unit in kept) > target
 
 
+@settings(deadline=None)
 @given(importances(), sparsities)
 def test_filters_go_as_a_whole(importance: dict[str, NDArray[Any]], sparsity: float) -> None:
     masks = find_masks(importance, sparsity, Filter(), is_global=False)
@@ -149,6 +155,7 @@ def test_filters_go_as_a_whole(importance: dict[str, NDArray[Any]], sparsity: fl
             assert means[~by_filter.any(axis=1)].max() <= means[by_filter.all(axis=1)].min() + 1e-6
 
 
+@settings(deadline=None)
 @given(importances(), st.sampled_from([Element(), NOfM(), Block(), Filter()]), sparsities)
 def test_masks_grow_monotonically_with_completeness(
     importance: dict[str, NDArray[Any]], granularity: PruneGranularity, sparsity: float
@@ -180,6 +187,7 @@ def test_cubic_schedule_is_equation_1() -> None:
     assert moments == pytest.approx([0, 0, 0.9 * (1 - 0.5**3), 0.9, 0.9])
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1), sparsities)
 def test_sparsity_never_falls(first: float, second: float, final: float) -> None:
     low, high = sorted((first, second))
