@@ -193,13 +193,12 @@ def _chosen(
     ranges: Mapping[str, ActivationRange],
 ) -> list[str]:
     """Names of the nodes to quantize."""
-    fixed, moved = constants(model), _moved(model)
+    fixed = constants(model)
     chosen = []
     for node in model.graph.node:
         if node.op_type not in QUANTIZED_OPERATORS or not _is_in_integers(node, layers, weights):
             continue
-        is_range_enough = node.input[0] not in moved and _is_within(node, fixed, ranges)
-        if node.op_type in ("Relu", "Clip") and not is_range_enough:
+        if node.op_type in ("Relu", "Clip") and not _is_within(node, fixed, ranges):
             continue  # it stays in float, between pairs
         moving = [node.input[0]] if node.op_type in _ONE_INPUT else list(node.input)
         tensors = [name for name in (*moving, *node.output) if name and name not in fixed]

@@ -5,8 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch.utils.flop_counter import FlopCounterMode
 
 from camsdk.compress.codes import CodedTensor
 from camsdk.compress.graph.layers import count_macs, list_layers
@@ -93,3 +97,34 @@ def test_open_shapes_and_missing_names_are_refused() -> None:
 def test_product_of_two_tensors_is_no_layer() -> None:
     node = helper.make_node("MatMul", ["x", "x"], ["y"], "product")
     assert list_layers(_model(node, {}, (4, 4))) == ()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.booleans(),
+    st.sampled_from([1, 2]),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.integers(0, 1),
+    st.integers(4, 7),
+)
+def test_convolutions_cost_what_torch_counts(
+    is_transposed: bool, groups: int, kernel: int, stride: int, padding: int, size: int
+) -> None:
+    torch.set_num_threads(1)
+    kind = torch.nn.ConvTranspose2d if is_transposed else torch.nn.Conv2d
+    layer = kind(4, 6, kernel, stride, padding, groups=groups)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        layer(torch.zeros(1, 4, size, size))
+    node = helper.make_node(
+        "ConvTranspose" if is_transposed else "Conv",
+        ["x", "w"],
+        ["y"],
+        "layer",
+        group=groups,
+        strides=[stride] * 2,
+        pads=[padding] * 4,
+    )
+    weights = layer.weight.detach().numpy()
+    macs = count_macs(_model(node, {"w": weights}, (1, 4, size, size))).total
+    assert 2 * macs == counter.get_total_flops()

@@ -25,8 +25,8 @@ from camsdk.errors import UnsupportedModel
 _TO_NHWC, _TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 _STEPS = (
     "conv", "depthwise", "transposed", "bn", "relu", "clip", "add", "concat", "pool", "round trip",
-    "nhwc relu", "nhwc add", "nhwc concat", "identity", "dropout", "mul", "div", "sub", "pad",
-    "dead", "same", "constant",
+    "nhwc relu", "nhwc add", "nhwc concat", "identity", "dropout", "mul", "div", "sub", "from",
+    "pad", "dead", "same", "constant",
 )  # fmt: skip
 
 
@@ -97,9 +97,9 @@ class Network:
         elif kind in ("identity", "dropout"):
             self.last = self.emit(kind.capitalize(), [last])
         elif kind in ("mul", "div", "sub"):
-            value = self.array(channels, 1, 1, low=0.5)
-            pair = [last, value] if kind == "div" or self.rng.random() < 0.5 else [value, last]
-            self.last = self.emit(kind.capitalize(), pair)
+            self.last = self.emit(kind.capitalize(), [last, self.array(channels, 1, 1, low=0.5)])
+        elif kind == "from":
+            self.last = self.emit("Sub", [self.array(channels, 1, 1), last])
         elif kind == "pad":
             self.arrays["pads"] = np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
             padded = self.emit("Pad", [last, "pads"])
@@ -162,7 +162,7 @@ def _network(*steps: str) -> onnx.ModelProto:
     return network.model()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from(_STEPS), max_size=10), st.booleans())
 def test_random_networks_compute_the_same(
     seed: int, steps: list[str], keep_batchnorm: bool
@@ -194,7 +194,8 @@ def test_random_networks_compute_the_same(
         (("conv", "bn", "relu"), {"Conv": 1, "Relu": 1}),
         (("depthwise", "mul", "bn"), {"Conv": 1}),
         (("transposed", "bn", "mul"), {"ConvTranspose": 1}),
-        (("conv", "mul", "constant", "sub", "div"), {"Conv": 1}),
+        (("conv", "mul", "constant", "sub", "div", "from"), {"Conv": 1}),
+        *((("conv", step), {"Conv": 1}) for step in ("mul", "div", "sub", "from", "constant")),
         (("relu", "pad"), {"Relu": 1, "Conv": 1}),
         (("conv", "identity", "dropout", "bn"), {"Conv": 1}),
         (("conv", "dead", "bn"), {"Conv": 1}),
@@ -225,7 +226,7 @@ def test_batchnorm_stays_for_training_and_is_folded_later() -> None:
     assert names[0] in {node.name for node in model.graph.node}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([CodeSet(1), CodeSet(2), CodeSet(3, "power-of-two"), CodeSet(8)]),
@@ -320,6 +321,36 @@ def test_transpose_that_others_read_stays() -> None:
     left = [node.op_type for node in cancel_transposes(model).graph.node]
     assert left.count("Transpose") == 2
     assert check_equivalent(model, optimise(model).model).worst == 0
+
+
+def test_branch_that_is_never_taken_is_gone() -> None:
+    info = helper.make_tensor_value_info("r", TensorProto.FLOAT, (1, 3))
+    branches = {
+        name: helper.make_graph(
+            [helper.make_node(op, ["x"], ["r"], f"{name} {op}")], name, [], [info]
+        )
+        for name, op in (("then_branch", "Relu"), ("else_branch", "Sigmoid"))
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Not", ["no"], ["yes"], "not"),
+            helper.make_node("If", ["yes"], ["chosen"], "if", **branches),
+            helper.make_node("Tanh", ["chosen"], ["y"], "tanh"),
+        ],
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 3))],
+        [numpy_helper.from_array(np.array(False), "no")],
+    )
+    assert optimise(_valid(graph)).report.after.operators == {"Relu": 1, "Tanh": 1}
+
+
+def test_inputs_that_nothing_reads_stay() -> None:
+    model = _network("conv")
+    model.graph.input.append(helper.make_tensor_value_info("unused", TensorProto.FLOAT, (2,)))
+    optimised = optimise(model).model
+    assert [value.name for value in optimised.graph.input] == ["x", "unused"]
+    assert [v.name for v in optimised.graph.output] == [v.name for v in model.graph.output]
 
 
 def test_open_shape_is_refused() -> None:
