@@ -174,13 +174,15 @@ class PruneOptions:
     """What share of the weights becomes zero, and how it is chosen.
 
     Attributes:
-        sparsity: Share of zeros over all prunable layers at the end, 0 to below 1.
+        sparsity: Share of zeros over all prunable layers at the end, 0 to below 1; with filters,
+            share of the weights that are removed.
         granularity: What is pruned together.
         importance: |w|; |w g| (Taylor, arXiv:1906.10771, eq. 8); or w g with second-order terms
             (g w - h w^2 / 2, the diagonal of the empirical Fisher matrix for h).
         begin, end: Progress of the training, 0 to 1, between which sparsity rises along the cubic
             schedule of arXiv:1710.01878, eq. 1.
-        regrow: Share of the pruned that may come back at each update where the gradient asks.
+        regrow: At each update, the share of the weights that stay which must stand up to pruned
+            ones that the gradient asks for; falls to 0 towards ``end``. Filters do not come back.
         is_global: One threshold over all layers instead of the same share in each.
     """
 
