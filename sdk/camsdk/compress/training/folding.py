@@ -8,6 +8,7 @@ copy of its own, so that the others still read what they were trained on.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import onnx
@@ -17,13 +18,15 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 
 from camsdk.compress.codes import CodedTensor
-from camsdk.compress.graph.layers import Layer, attributes, constants, list_layers
+from camsdk.compress.graph.layers import Layer, constants, list_layers
 from camsdk.compress.graph.qdq import ActivationRange
 from camsdk.compress.training.method import Range
 from camsdk.compress.training.twin import Twin, drop_unused
 from camsdk.errors import InvalidInput
 
 F64 = NDArray[np.float64]
+
+_SMALLEST: Final = 1e-30
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +88,8 @@ def _fold_norms(model: onnx.ModelProto, weights: dict[str, CodedTensor]) -> None
         if layer is None or read.count(layer.output) > 1 or not _has_bias_and_axis(layer):
             continue
         gamma, beta, mean, variance = (held[n].astype(np.float64) for n in norm.input[1:5])
-        factor = gamma / np.sqrt(variance + attributes(norm).get("epsilon", 1e-5))
+        epsilon = next((item.f for item in norm.attribute if item.name == "epsilon"), 1e-5)
+        factor = gamma / np.sqrt(variance + epsilon)
         node = nodes[layer.output]
         bias = np.zeros_like(mean) if layer.bias is None else held[layer.bias].astype(np.float64)
         _set(model, node, 2, (bias - mean) * factor + beta)
@@ -103,12 +107,11 @@ def scaled(coded: CodedTensor, factor: F64) -> CodedTensor:
 
     Codes keep their size; where the factor is 0 they are 0.
     """
-    size = np.abs(factor)
-    signs = np.sign(factor).astype(np.int8)
-    scale = np.where(size > 0, np.broadcast_to(coded.scale, size.shape) * size, 1.0)
-    return CodedTensor(
-        coded.codes * _along(signs, coded.codes.ndim), scale.astype(np.float32), coded.code_set
-    )
+    scale = (np.broadcast_to(coded.scale, factor.shape) * np.abs(factor)).astype(np.float32)
+    # A factor so small that the scale is no normal number is as good as 0.
+    signs = np.where(scale < _SMALLEST, 0, np.sign(factor)).astype(np.int8)
+    codes = coded.codes * _along(signs, coded.codes.ndim)
+    return CodedTensor(codes, np.where(signs == 0, np.float32(1), scale), coded.code_set)
 
 
 def _has_bias_and_axis(layer: Layer) -> bool:
