@@ -15,8 +15,14 @@ import numpy as np
 
 def conv(x, name, filters, kernel=3, stride=1, group=1, no_bias=True):
     x = mx.sym.Convolution(
-        x, name=name, kernel=(kernel, kernel), num_filter=filters, stride=(stride, stride),
-        pad=(kernel // 2, kernel // 2), num_group=group, no_bias=no_bias,
+        x,
+        name=name,
+        kernel=(kernel, kernel),
+        num_filter=filters,
+        stride=(stride, stride),
+        pad=(kernel // 2, kernel // 2),
+        num_group=group,
+        no_bias=no_bias,
     )
     return mx.sym.BatchNorm(x, name=f"{name}_bn", fix_gamma=group == 1, eps=2e-5)
 
@@ -56,8 +62,12 @@ def pyramid():
     scores = mx.sym.transpose(x, axes=(0, 2, 3, 1))
     scores = mx.sym.softmax(mx.sym.reshape(scores, shape=(0, -3, -2)), axis=2)
     boxes = mx.sym.Pooling(
-        mx.sym.slice_axis(x, axis=1, begin=2, end=None), kernel=(2, 2), stride=(2, 2),
-        pad=(1, 1), pool_type="avg", count_include_pad=False,
+        mx.sym.slice_axis(x, axis=1, begin=2, end=None),
+        kernel=(2, 2),
+        stride=(2, 2),
+        pad=(1, 1),
+        pool_type="avg",
+        count_include_pad=False,
     )
     return mx.sym.Group([scores, 1 - mx.sym.LRN(boxes, nsize=3)])
 
