@@ -91,17 +91,45 @@ def _integers(given: Mapping[str, object], name: str, default: tuple[int, ...]) 
     return tuple(int(value) for value in values)
 
 
+def _padded(values: Floats, of: Window) -> Floats:
+    picture = values[0] if values.ndim == 4 else values[0][:, np.newaxis]
+    top, left, bottom, right = of.pads
+    return np.pad(picture, ((0, 0), (top, bottom), (left, right)))
+
+
+def _steps(of: Window, size: tuple[int, ...]) -> tuple[int, int]:
+    """How many windows fit into a padded map, along rows and columns."""
+    rows, columns = (
+        (s - (k - 1) * d - 1) // t + 1
+        for s, k, d, t in zip(size, of.kernel, of.dilations, of.strides, strict=True)
+    )
+    return rows, columns
+
+
+def _sums(values: Floats, of: Window) -> Floats:
+    """The sum over all windows for each place in the kernel: (channels, kernel rows, columns).
+
+    As two products with zeros and ones, without a window being unfolded.
+    """
+    padded = _padded(values, of)
+    chosen = []
+    for axis, count in enumerate(_steps(of, padded.shape[1:])):
+        matrix = np.zeros((padded.shape[axis + 1], of.kernel[axis]), np.float32)
+        for place in range(of.kernel[axis]):
+            begin, stride = place * of.dilations[axis], of.strides[axis]
+            matrix[begin : begin + count * stride : stride, place] = 1
+        chosen.append(matrix)
+    return np.asarray(chosen[0].T @ (padded @ chosen[1]))
+
+
 def unfold(values: Floats, of: Window) -> Floats:
     """A view of every window: (channels, out rows, out columns, kernel rows, kernel columns).
 
     Args:
         values: (1, channels, rows, columns) or (1, channels, columns).
     """
-    picture = values[0] if values.ndim == 4 else values[0][:, np.newaxis]
-    top, left, bottom, right = of.pads
-    padded = np.pad(picture, ((0, 0), (top, bottom), (left, right)))
-    extent = [(k - 1) * d + 1 for k, d in zip(of.kernel, of.dilations, strict=True)]
-    out = [(s - e) // t + 1 for s, e, t in zip(padded.shape[1:], extent, of.strides, strict=True)]
+    padded = _padded(values, of)
+    out = _steps(of, padded.shape[1:])
     plane, row, column = padded.strides
     strides = (
         plane,
@@ -137,18 +165,11 @@ class _Gatherer:
         self._add_sampled(rows[np.newaxis], rng)
 
     def _add_windows(self, values: Floats, rng: np.random.Generator) -> None:
-        windows = unfold(values, window(self._node, self._layer.shape, values.shape))
-        channels, rows, columns, *kernel = windows.shape
+        of = window(self._node, self._layer.shape, values.shape)
+        windows = unfold(values, of)
+        channels, rows, columns, *_ = windows.shape
         groups = self._layer.groups
-        sums = np.stack(
-            [
-                windows[:, :, :, i, j].sum(axis=(1, 2), dtype=np.float64)
-                for i in range(kernel[0])
-                for j in range(kernel[1])
-            ],
-            axis=-1,
-        )
-        self._first += sums.reshape(groups, -1)
+        self._first += _sums(values, of).reshape(groups, -1)
         self._count += rows * columns
         if self._second is None:
             return

@@ -32,6 +32,7 @@ from camsdk.compress.ptq.folding import (
     write,
 )
 from camsdk.compress.ptq.inputs import Inputs
+from camsdk.compress.ptq.learned import round_learned
 from camsdk.compress.ptq.moments import Moments, can_unfold, gather
 from camsdk.compress.ptq.probing import float_tensors, input_shape, probe
 from camsdk.compress.ptq.ranges import observe
@@ -244,7 +245,8 @@ class _Work:
         coded = project(weights, options.code_set, options.granularity)
         noise = float("nan")
         if moments is not None and moments.second is not None:
-            coded = _round_to_output(weights, coded, moments.second, layer)
+            rounding = round_learned if self._options.rounding == "adaround" else round_gptq
+            coded = _round_to_output(weights, coded, moments.second, layer, rounding)
             grouped = weights.reshape(layer.groups, -1, moments.second.shape[-1])
             difference = grouped - coded.values.reshape(grouped.shape)
             signal = weighted_error(grouped, moments.second).sum()
@@ -259,9 +261,13 @@ class _Work:
 
 
 def _round_to_output(
-    weights: NDArray[np.float64], start: CodedTensor, second: NDArray[np.float64], layer: Layer
+    weights: NDArray[np.float64],
+    start: CodedTensor,
+    second: NDArray[np.float64],
+    layer: Layer,
+    rounding: Callable[..., NDArray[np.int8]],
 ) -> CodedTensor:
-    """GPTQ from a projection's scale, unless the projection's own codes give a smaller error."""
+    """Round for the output's sake, with a scale near that of a projection."""
     grouped = weights.reshape(layer.groups, -1, second.shape[-1])
     is_shared = start.scale.ndim == 0
     scale = np.broadcast_to(start.scale.astype(np.float64), (layer.shape[0],))
@@ -269,7 +275,7 @@ def _round_to_output(
     fitted = fit_scale(grouped, scale, second, start.code_set, is_shared=is_shared)
     # what is stored is float32: codes must be chosen for that
     fitted = fitted.astype(np.float32).astype(np.float64)
-    codes = round_gptq(grouped, fitted, second, start.code_set)
+    codes = rounding(grouped, fitted, second, start.code_set)
     return CodedTensor(
         codes.reshape(weights.shape),
         np.asarray(fitted.flat[0] if is_shared else fitted.reshape(-1), np.float32),

@@ -79,7 +79,7 @@ def test_gptq_gives_closer_outputs_than_nearest() -> None:
     assert np.exp(np.mean(np.log(ratios))) < 0.9
 
 
-@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+@pytest.mark.parametrize("rounding", ["nearest", "gptq", "adaround"])
 def test_bias_correction_leaves_no_mean_error(rounding: Rounding) -> None:
     """On the inputs that it was measured on, in float: ranges come after it."""
     model, tensors = chain(), inputs(12)
@@ -125,7 +125,7 @@ def test_folding_keeps_the_function_and_the_statistics() -> None:
 
 
 @pytest.mark.parametrize("calibrated", [True, False])
-@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+@pytest.mark.parametrize("rounding", ["nearest", "gptq", "adaround"])
 def test_the_same_seed_gives_the_same_bytes(calibrated: bool, rounding: Rounding) -> None:
     first, second = (
         quantize_after_training(

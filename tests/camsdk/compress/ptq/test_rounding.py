@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camsdk.compress.codes import nearest
-from camsdk.compress.options import CodeSet
+from camsdk.compress.options import CodeSet, Spacing
+from camsdk.compress.ptq.learned import round_learned
 from camsdk.compress.ptq.rounding import damped, fit_scale, round_gptq, weighted_error
 
 
@@ -87,3 +88,30 @@ def test_fitted_scale_is_no_worse_by_the_diagonal(is_shared: bool) -> None:
 
     assert error(fitted) < error(start)
     assert (len(np.unique(fitted)) == 1) == is_shared
+
+
+@pytest.mark.parametrize("spacing", ["uniform", "power-of-two"])
+def test_learned_rounding_is_better_than_nearest_and_stays_next_to_the_weights(
+    spacing: Spacing,
+) -> None:
+    weights, largest, moments = problem(5, 2, 4, 24)
+    code_set = CodeSet(4, spacing)
+    scale = largest / code_set.largest
+    wide = scale[..., np.newaxis]
+    codes = round_learned(weights, scale, moments, code_set)
+    plain = nearest(weights, wide, code_set)
+    levels = code_set.levels.tolist()
+    apart = [
+        abs(levels.index(a) - levels.index(b)) for a, b in zip(codes.flat, plain.flat, strict=True)
+    ]
+    assert max(apart) <= 1
+    error = weighted_error(weights - codes * wide, moments)
+    before = weighted_error(weights - plain * wide, moments)
+    assert (error <= before + 1e-12).all()
+    assert np.mean(error / before) < 0.75
+
+
+def test_binary_codes_leave_nothing_to_learn() -> None:
+    weights, largest, moments = problem(6, 1, 2, 5)
+    codes = round_learned(weights, largest, moments, CodeSet(1))
+    np.testing.assert_array_equal(codes, np.where(weights < 0, -1, 1))
