@@ -30,7 +30,7 @@ from camsdk.compress.graph.coded_weights import (
     with_values,
 )
 from camsdk.compress.graph.layers import Array, Layer, constants, list_layers
-from camsdk.errors import InvalidInput
+from camsdk.errors import InvalidInput, UnsupportedModel
 
 QUANTIZED_OPERATORS: Final = (
     "Add", "AveragePool", "Clip", "Concat", "Conv", "ConvTranspose", "Flatten", "Gemm",
@@ -114,7 +114,13 @@ def emit_qdq(
 
     Raises:
         InvalidInput: A layer is not in the model, or its codes have another shape.
+        UnsupportedModel: A node has no name, or shares one; a layer's shapes are open.
     """
+    names = [node.name for node in model.graph.node]
+    if not all(names) or len(set(names)) < len(names):
+        raise UnsupportedModel(
+            "nodes have no names, or share one", "run it through graph.optimise first"
+        )
     layers = {layer.name: layer for layer in list_layers(model)}
     unknown = sorted(weights.keys() - layers.keys())
     if unknown:

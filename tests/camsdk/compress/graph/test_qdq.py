@@ -14,12 +14,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from camsdk import assets
+from camsdk.compress import nanodet
 from camsdk.compress.codes import CodedTensor, project
 from camsdk.compress.graph.layers import constants, list_layers
+from camsdk.compress.graph.optimise import optimise
 from camsdk.compress.graph.qdq import ActivationRange, emit_qdq
 from camsdk.compress.options import CodeSet
+from camsdk.compress.quantize import quantize_int8
 from camsdk.compress.sessions import Session
-from camsdk.errors import InvalidInput
+from camsdk.errors import InvalidInput, UnsupportedModel
 
 Floats = NDArray[np.float32]
 _STEP = 2.0**-5
@@ -298,6 +302,43 @@ def test_pooling_before_relu_has_the_range_before_it(bits: tuple[int, int]) -> N
     )  # ties that the two round to different sides
     assert got.max() > 2
     assert got.min() == 0
+
+
+def test_nodes_without_names_are_refused() -> None:
+    model, _ = _convolution(np.ones(4, np.float32), helper.make_node("Relu", ["a"], ["y"]))
+    with pytest.raises(UnsupportedModel, match="no names"):
+        emit_qdq(model, {}, {})
+
+
+@pytest.mark.slow
+def test_nanodet_is_as_much_in_integers_as_onnxruntime_would_have_it(tmp_path: Path) -> None:
+    """Given the codes and ranges that its own quantizer chose: the same results, the same work."""
+    model = nanodet.import_onnx(
+        assets.pull("nanodet.json"), assets.pull("nanodet.bin"), size=(128, 96)
+    )
+    rng = np.random.default_rng(0)
+    inputs = [rng.normal(size=(1, 3, 96, 128)).astype(np.float32) for _ in range(3)]
+    theirs = quantize_int8(model, inputs[:2]).model
+    stored = constants(theirs)
+    makers = {node.output[0]: node for node in theirs.graph.node}
+    nodes = {node.name: node for node in theirs.graph.node}
+    coded = {}
+    for layer in list_layers(model):
+        codes, scale, _ = makers[nodes[layer.name].input[1]].input
+        filters = layer.filters_first(stored[codes]).astype(np.int8)
+        coded[layer.name] = CodedTensor(filters, stored[scale].astype(np.float32), CodeSet(8))
+    ranges = {}
+    for node in theirs.graph.node:
+        if node.op_type == "QuantizeLinear":
+            step, zero = float(stored[node.input[1]]), int(stored[node.input[2]])
+            ranges[node.input[0]] = ActivationRange(-zero * step, (255 - zero) * step)
+    ours = emit_qdq(model, coded, ranges)
+    expected = Session(theirs.SerializeToString()).infer(inputs[2])
+    for name, value in Session(ours.SerializeToString()).infer(inputs[2]).items():
+        np.testing.assert_array_equal(value, expected[name])
+    assert _fused(ours, tmp_path) == _fused(theirs, tmp_path)
+    optimised = emit_qdq(optimise(model).model, coded, ranges)
+    assert _fused(optimised, tmp_path)["QLinearConv"] == len(coded)
 
 
 def test_wrong_names_shapes_and_ranges_are_refused() -> None:
