@@ -1,15 +1,24 @@
-"""``camctl model import``: from a published graph to a float artifact."""
+"""``camctl model import``: from a model of any framework to a float artifact."""
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from camsdk.cli.drafts import NameOption, OutOption, report, write_draft
+from camsdk.cli.drafts import NameOption, OutOption, report, shown, write_draft
+from camsdk.cli.model_import import Wishes, make_import_draft, parse_numbers, parse_shapes
 from camsdk.cli.output import Output
 from camsdk.cli.profile import JsonOption
 from camsdk.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import onnx
+
+KNOWN: Final = "nanodet-g"
+"""The published model that has no file to be named."""
+
+Format = Literal["auto", "onnx", "pytorch", "tensorflow", "tflite", "tfjs", "caffe", "mxnet"]
 
 ImportVersionOption = Annotated[
     int,
@@ -24,39 +33,196 @@ def register(app: typer.Typer) -> None:
 
 def import_model(
     model: Annotated[
-        Literal["nanodet-g"], typer.Argument(help="A published model that is known here.")
-    ] = "nanodet-g",
+        str,
+        typer.Argument(
+            metavar="PATH",
+            help="A model's file or folder, or the published model nanodet-g. Of Caffe the "
+            "prototxt, of MXNet the symbol file.",
+        ),
+    ] = KNOWN,
+    framework: Annotated[
+        Format, typer.Option("--format", help="Of the file; auto looks at its content.")
+    ] = "auto",
     graph: Annotated[
         Path | None,
-        typer.Option("--graph", exists=True, dir_okay=False, help="Its JSON instead of the asset."),
+        typer.Option("--graph", exists=True, dir_okay=False, help="JSON of nanodet-g."),
     ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(
-            "--weights", exists=True, dir_okay=False, help="Its weights instead of the asset."
+            "--weights",
+            exists=True,
+            dir_okay=False,
+            help="The second file: of Caffe, MXNet and nanodet-g.",
         ),
     ] = None,
     size: Annotated[
-        str, typer.Option("--input-size", metavar="WxH", help="Of its input; multiples of 32.")
-    ] = "416x320",
+        str | None,
+        typer.Option(
+            "--input-size", metavar="WxH", help="Of the picture; for nanodet-g [default: 416x320]."
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME:SHAPE",
+            help="Shape of an input, such as image:1x300x300x3. May be a tensor inside of a "
+            "TensorFlow graph; may be repeated.",
+        ),
+    ] = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output", metavar="NAME", help="A wanted tensor, of TensorFlow and Caffe; repeatable."
+        ),
+    ] = None,
+    description: Annotated[
+        Path | None,
+        typer.Option(
+            "--description",
+            exists=True,
+            dir_okay=False,
+            help="YAML with the manifest's sections input, output and classes.",
+        ),
+    ] = None,
+    decoder: Annotated[
+        str | None, typer.Option("--decoder", help="How outputs become boxes; see the manifest.")
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option("--classes", exists=True, dir_okay=False, help="One class name a line."),
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option("--mean", metavar="A[,B,C]", help="Taken from pixels (0 to 255).")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option("--std", metavar="A[,B,C]", help="What they are divided by.")
+    ] = None,
+    color: Annotated[
+        Literal["RGB", "BGR"] | None, typer.Option("--color", help="Order of the channels.")
+    ] = None,
+    layout: Annotated[
+        Literal["NCHW", "NHWC"] | None, typer.Option("--layout", help="Default: the model's own.")
+    ] = None,
     name: NameOption = None,
     version: ImportVersionOption = 1,
     out: OutOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Imports a published TensorFlow.js graph as a float artifact."""
+    """Imports a model of another framework as a float artifact, or as ONNX (-o FILE.onnx)."""
+    output = Output(is_json=is_json)
+    if model == KNOWN:
+        _import_known(graph, weights, size or "416x320", name, version, out, output)
+        return
+    path = Path(model)
+    if not path.exists():
+        raise typer.BadParameter(f"{model!r} is neither a file or folder nor {KNOWN}")
+    wishes = _wishes(description, classes, size, decoder, mean, std, color, layout)
+    is_plain = out is not None and out.suffix == ".onnx"
+    if not is_plain and decoder is None and description is None:
+        raise InvalidInput(
+            "an artifact needs to know how the model's outputs become boxes",
+            "give --decoder or --description; or write plain ONNX with -o model.onnx",
+        )
+    imported, kind = _import_any(path, framework, weights, inputs, outputs, output)
+    if is_plain and out is not None:
+        _write_onnx(imported, out, output)
+        return
+    draft = make_import_draft(
+        imported,
+        wishes,
+        source=path,
+        framework=kind,
+        name=name or f"{_plain_name(path)}-fp32",
+        version=version,
+    )
+    report(output, draft, write_draft(draft, out), {})
+
+
+def _import_known(
+    graph: Path | None,
+    weights: Path | None,
+    size: str,
+    name: str | None,
+    version: int,
+    out: Path | None,
+    output: Output,
+) -> None:
     from camsdk import assets
     from camsdk.compress import nanodet
 
     draft = nanodet.import_float(
-        graph or assets.pull(f"{model.removesuffix('-g')}.json"),
-        weights or assets.pull(f"{model.removesuffix('-g')}.bin"),
+        graph or assets.pull("nanodet.json"),
+        weights or assets.pull("nanodet.bin"),
         size=_parse_size(size),
-        name=name or f"{model}-fp32",
+        name=name or f"{KNOWN}-fp32",
         version=version,
     )
-    path = write_draft(draft, out)
-    report(Output(is_json=is_json), draft, path, {})
+    report(output, draft, write_draft(draft, out), {})
+
+
+def _import_any(
+    path: Path,
+    framework: Format,
+    weights: Path | None,
+    inputs: list[str] | None,
+    outputs: list[str] | None,
+    output: Output,
+) -> "tuple[onnx.ModelProto, str]":
+    from camsdk.compress.importers import detect
+
+    kind = detect.detect(path) if framework == "auto" else framework
+    if kind == "tensorflow" and path.is_dir():
+        kind = "saved-model"
+    options = detect.ImportOptions(weights, parse_shapes(inputs or ()), tuple(outputs or ()))
+    tell = None if output.is_json else output.note
+    return detect.import_model(path, kind, options, on_progress=tell), kind
+
+
+def _wishes(
+    description: Path | None,
+    classes: Path | None,
+    size: str | None,
+    decoder: str | None,
+    mean: str | None,
+    std: str | None,
+    color: str | None,
+    layout: str | None,
+) -> Wishes:
+    given: dict[str, Any] = {"color": color, "layout": layout}
+    given["mean"] = None if mean is None else parse_numbers(mean, "--mean")
+    given["std"] = None if std is None else parse_numbers(std, "--std")
+    if size is not None:
+        given["width"], given["height"] = _parse_size(size)
+    return Wishes(
+        description,
+        classes,
+        {key: value for key, value in given.items() if value is not None},
+        {} if decoder is None else {"decoder": decoder},
+    )
+
+
+def _write_onnx(model: "onnx.ModelProto", out: Path, output: Output) -> None:
+    content = model.SerializeToString(deterministic=True)
+    try:
+        out.write_bytes(content)
+    except OSError as error:
+        raise InvalidInput(
+            f"{out} cannot be written: {error.strerror}", "name another place with --out"
+        ) from error
+    facts: dict[str, Any] = {"path": str(out), "bytes": len(content)}
+    facts["inputs"] = [info.name for info in model.graph.input]
+    facts["outputs"] = [info.name for info in model.graph.output]
+    if output.is_json:
+        output.json(facts)
+    else:
+        output.fields({key: shown(value) for key, value in facts.items()})
+
+
+def _plain_name(path: Path) -> str:
+    """A name that an artifact may have, from the file's."""
+    return re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "model"
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import Final
 import onnx
 
 from camsdk.compress.importers.onnx_emitter import Emitter, Value, constant
-from camsdk.compress.importers.tfjs_operators import OPERATORS, Context
+from camsdk.compress.importers.tfjs_operators import OPERATORS, Context, Operator
 from camsdk.compress.importers.tfjs_reader import TfGraph, TfNode, node_of, output_index, read_graph
 from camsdk.errors import InvalidInput, UnsupportedModel
 
@@ -55,8 +55,13 @@ def convert_graph(
     *,
     outputs: Mapping[str, str] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    operators: Mapping[str, Operator] = OPERATORS,
 ) -> onnx.ModelProto:
-    """Convert a graph that was read, and perhaps changed; as ``import_graph_model``."""
+    """Convert a graph that was read, and perhaps changed; as ``import_graph_model``.
+
+    Args:
+        operators: What can be converted, by TensorFlow's name.
+    """
     chosen = dict(outputs) if outputs else {name: name for name in graph.outputs}
     for name, tensor in chosen.items():
         if node_of(tensor) not in graph.nodes:
@@ -68,7 +73,8 @@ def convert_graph(
     if clash:
         raise InvalidInput(f"output {clash[0]!r} is also an input", "name the output otherwise")
     emitter = Emitter()
-    values = _emit(graph, emitter, _needed(graph, chosen.values()), input_shapes or {})
+    needed = _needed(graph, chosen.values())
+    values = _emit(graph, emitter, needed, input_shapes or {}, operators)
     picked = {name: _pick(values, tensor) for name, tensor in chosen.items()}
     return emitter.model(picked, PRODUCER)
 
@@ -94,6 +100,7 @@ def _emit(
     emitter: Emitter,
     needed: set[str],
     input_shapes: Mapping[str, tuple[int, ...]],
+    operators: Mapping[str, Operator],
 ) -> dict[str, tuple[Value, ...]]:
     """The outputs of every needed node, by the node's name."""
     uses: dict[str, int] = {}
@@ -111,16 +118,18 @@ def _emit(
             values[name] = (emitter.add_input(name, _input_shape(node, input_shapes)),)
         else:
             inputs = [_pick(values, tensor) for tensor in node.inputs]
-            values[name] = _convert(node, inputs, context)
+            values[name] = _convert(node, inputs, context, operators)
     return values
 
 
-def _convert(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
-    operator = OPERATORS.get(node.op)
+def _convert(
+    node: TfNode, inputs: Sequence[Value], context: Context, operators: Mapping[str, Operator]
+) -> tuple[Value, ...]:
+    operator = operators.get(node.op)
     if operator is None:
         raise UnsupportedModel(
             f"operator {node.op!r} of layer {node.name!r} cannot be imported",
-            f"supported are {', '.join(sorted(OPERATORS))}",
+            f"supported are {', '.join(sorted(operators))}",
         )
     try:
         return operator(node, inputs, context)

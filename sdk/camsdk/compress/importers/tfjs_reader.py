@@ -175,7 +175,7 @@ def read_graph(json_path: Path, *, shards: Mapping[str, Path] | None = None) -> 
             "layers models must first be converted to a graph model",
         )
     try:
-        nodes = _ordered(_read_nodes(document["modelTopology"]["node"]))
+        nodes = ordered(_read_nodes(document["modelTopology"]["node"]))
         constants = dict(_read_constants(document["weightsManifest"], json_path, shards or {}))
         outputs = _declared_outputs(document, nodes)
     except (KeyError, TypeError, AttributeError) as error:
@@ -218,7 +218,7 @@ def _read_nodes(rows: list[dict[str, Any]]) -> dict[str, TfNode]:
     return nodes
 
 
-def _ordered(nodes: dict[str, TfNode]) -> dict[str, TfNode]:
+def ordered(nodes: dict[str, TfNode]) -> dict[str, TfNode]:
     """Topological order (Kahn); a graph with a loop has none."""
     waiting: dict[str, set[str]] = {}
     consumers: dict[str, list[str]] = {name: [] for name in nodes}

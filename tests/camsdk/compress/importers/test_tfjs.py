@@ -21,7 +21,7 @@ from camsdk.compress.sessions import Session
 from camsdk.errors import CamError, DataCorrupted, InvalidInput, NotFound, UnsupportedModel
 from support.tensorflow import Array, GraphFile, evaluate, ints, text, texts
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "nanodet_tfjs.json"
+GOLDEN = Path(__file__).parents[3] / "golden" / "nanodet_tfjs.json"
 NHWC = {"data_format": text("NHWC")}
 SAME = {"padding": text("SAME"), "strides": ints(1, 1, 1, 1), **NHWC}
 VALID = {"padding": text("VALID"), "strides": ints(1, 2, 2, 1), **NHWC}

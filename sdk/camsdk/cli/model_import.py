@@ -1,0 +1,210 @@
+"""What ``camctl model import`` does with a file of any framework."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from camsdk.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    import onnx
+
+    from camsdk.compress.packaging import Draft
+
+_MAX_DESCRIPTION_BYTES: Final = 1 << 20
+_SECTIONS: Final = ("input", "output", "classes")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line says about the model's input and output.
+
+    Attributes:
+        description: YAML file with the sections ``input``, ``output`` (fields of the manifest) and
+            ``classes``; None without.
+        classes: File with one name a line; None without.
+        input, output: Fields that were given one by one; they win over the file's.
+    """
+
+    description: Path | None = None
+    classes: Path | None = None
+    input: Mapping[str, Any] = field(default_factory=dict)
+    output: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """``NAME:1x300x300x3`` to shapes by name; a name may hold colons itself.
+
+    Raises:
+        InvalidInput: Another form.
+    """
+    shapes = {}
+    for text in texts:
+        name, colon, lengths = text.rpartition(":")
+        parts = lengths.split("x")
+        if (
+            not colon
+            or not name
+            or not all(part.isdecimal() and 0 < len(part) < 8 for part in parts)
+        ):
+            raise InvalidInput(
+                f"{text!r} is no input shape", "give NAME:SHAPE, such as image:1x300x300x3"
+            )
+        shapes[name] = tuple(int(part) for part in parts)
+    return shapes
+
+
+def parse_numbers(text: str, option: str) -> tuple[float, float, float]:
+    """``a,b,c`` or one number for all channels.
+
+    Raises:
+        InvalidInput: Another form.
+    """
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3:
+        raise InvalidInput(f"{option} {text!r} is not one number or three", "such as 127.5")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def make_import_draft(
+    model: "onnx.ModelProto",
+    wishes: Wishes,
+    *,
+    source: Path,
+    framework: str,
+    name: str,
+    version: int,
+) -> "Draft":
+    """A float artifact of an imported detector.
+
+    Raises:
+        InvalidInput: The description does not fit the model.
+        UnsupportedModel, RuntimeFailure: As ``packaging.make_draft``.
+    """
+    from camsdk.artifact.manifest import InputSpec, Lineage, OutputSpec, describe
+    from camsdk.compress.packaging import TOOL_VERSION, Description, make_draft
+
+    sections = _read_sections(wishes)
+    image = {**_guess_input(model), **sections["input"]}
+    outputs = [info.name for info in model.graph.output]
+    found = {"tensors": outputs, "score_threshold": 0.3, "nms_iou": 0.6, **sections["output"]}
+    lineage = Lineage(
+        source=source.name,
+        source_sha256=_digest(source),
+        tool=f"camsdk.compress.importers ({framework})",
+        tool_version=TOOL_VERSION,
+    )
+    try:
+        spec, output = InputSpec(**image), OutputSpec(**found)
+        missing = set(output.tensors) - set(outputs)
+        if missing:
+            raise InvalidInput(f"the model has no output {sorted(missing)}", f"it has {outputs}")
+        _check_shape(model, spec.shape)
+        described = Description(
+            name, version, "fp32", tuple(sections["classes"]), spec, output, lineage
+        )
+        return make_draft(model, described)
+    except ValidationError as error:
+        raise InvalidInput(
+            f"the model's description is not valid: {describe(error)}",
+            "see --description, --decoder, --classes, --mean, --std, --color and --layout",
+        ) from error
+
+
+def _check_shape(model: "onnx.ModelProto", shape: tuple[int, ...]) -> None:
+    (given,) = _input_shapes(model).values()
+    if given != shape:
+        raise InvalidInput(
+            f"the model takes a tensor of shape {given}, the description says {shape}",
+            "give width, height and --layout as the model has them",
+        )
+
+
+def _input_shapes(model: "onnx.ModelProto") -> dict[str, tuple[int, ...]]:
+    shapes = {
+        info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)
+        for info in model.graph.input
+    }
+    if len(shapes) != 1:
+        raise InvalidInput(
+            f"a detector takes one picture, the model has the inputs {sorted(shapes)}",
+            "write it as plain ONNX with -o model.onnx",
+        )
+    return shapes
+
+
+def _guess_input(model: "onnx.ModelProto") -> dict[str, Any]:
+    """Name and size from the model itself; the layout is where the three channels are."""
+    ((name, shape),) = _input_shapes(model).items()
+    if len(shape) != 4 or shape[0] != 1 or 3 not in (shape[1], shape[3]):
+        raise InvalidInput(
+            f"input {name!r} of shape {shape} is no single picture of three channels",
+            "write it as plain ONNX with -o model.onnx",
+        )
+    layout = "NCHW" if shape[1] == 3 else "NHWC"
+    height, width = shape[2:] if layout == "NCHW" else shape[1:3]
+    return {"name": name, "width": width, "height": height, "layout": layout, "color": "RGB"}
+
+
+def _read_sections(wishes: Wishes) -> dict[str, Any]:
+    document: Any = {}
+    if wishes.description is not None:
+        document = _read_yaml(wishes.description)
+    if not isinstance(document, dict) or set(document) - set(_SECTIONS):
+        raise InvalidInput(
+            f"{wishes.description} has other sections than {', '.join(_SECTIONS)}",
+            "see `camctl model import --help`",
+        )
+    for name in ("input", "output"):
+        section = document.get(name, {})
+        if not isinstance(section, dict):
+            raise InvalidInput(f"section {name!r} of {wishes.description} is not a mapping")
+        document[name] = {**section, **getattr(wishes, name)}
+    classes = document.get("classes", ())
+    if wishes.classes is not None:
+        lines = _read_text(wishes.classes).splitlines()
+        classes = [line.strip() for line in lines if line.strip()]
+    if not isinstance(classes, list | tuple) or not classes:
+        raise InvalidInput(
+            "a detector needs the names of its classes", "give --classes FILE, one name a line"
+        )
+    return {**document, "classes": [str(item) for item in classes]}
+
+
+def _read_yaml(path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(_read_text(path))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InvalidInput(f"{path} is not valid YAML: {error}") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MAX_DESCRIPTION_BYTES:
+            raise InvalidInput(f"{path} is larger than {_MAX_DESCRIPTION_BYTES} bytes")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not UTF-8 text") from error
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _digest(source: Path) -> str:
+    """Of a file; of a folder, over its files in order of their names."""
+    files = sorted(source.rglob("*")) if source.is_dir() else [source]
+    digest = hashlib.sha256()
+    for path in files:
+        if path.is_file() and not path.is_symlink():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,117 @@
+"""Quantized ONNX back to float: constants get their values, roundings of activations go away."""
+
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from camsdk.errors import UnsupportedModel
+
+_MOVES: Final = frozenset(
+    {
+        *("Concat", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice"),
+        *("Split", "Squeeze", "Transpose", "Unsqueeze"),
+    }
+)
+"""Operators that give the same in integers as in float: they only pick and move values."""
+
+Grid = tuple[bytes, bytes]
+"""Scale and zero point of a quantized tensor, as bytes to compare."""
+
+
+def without_quantization(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in float, changed in place.
+
+    A DequantizeLinear of a constant becomes the float constant ``(q - zero_point) * scale``; a
+    QuantizeLinear, and the DequantizeLinear nodes that undo it, are left out.
+
+    Raises:
+        UnsupportedModel: Something is computed in integers; names the node.
+    """
+    walk = _Walk(model.graph)
+    kept = [node for node in model.graph.node if walk.keeps(node)]
+    public = {info.name for info in model.graph.output}
+    for name in public.intersection(walk.rename):
+        kept.append(onnx.helper.make_node("Identity", [name], [name], name=f"{name}/float"))
+    for node in kept:
+        node.input[:] = [walk.rename.get(name, name) for name in node.input]
+    used = {name for node in kept for name in node.input} | public
+    left = [tensor for tensor in walk.stored.values() if tensor.name in used]
+    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
+    model.graph.node.extend(kept)
+    model.graph.initializer.extend(left)
+    return model
+
+
+class _Walk:
+    """Follows quantized tensors through a graph in topological order.
+
+    Attributes:
+        rename: Tensors that are left out, and what stands for them.
+        stored: Constants by name, those that were dequantized among them.
+    """
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.rename: dict[str, str] = {}
+        self.stored = {tensor.name: tensor for tensor in graph.initializer}
+        self._grids: dict[str, Grid] = {}
+
+    def keeps(self, node: onnx.NodeProto) -> bool:
+        """Take a node in; whether it stays."""
+        if node.op_type == "QuantizeLinear":
+            self._grids[node.output[0]] = self._grid(node)
+            self._stand_in(node)
+            return False
+        if node.op_type == "DequantizeLinear":
+            self._dequantize(node)
+            return False
+        grids = {self._grids[name] for name in node.input if name in self._grids}
+        if not grids:
+            return True
+        if node.op_type not in _MOVES or len(grids) > 1:
+            raise UnsupportedModel(
+                f"node {node.name!r} ({node.op_type}) computes in integers",
+                "give the float model that this one was made from",
+            )
+        self._grids.update(dict.fromkeys(node.output, grids.pop()))
+        return True
+
+    def _dequantize(self, node: onnx.NodeProto) -> None:
+        source = node.input[0]
+        if source in self.stored:
+            value = _value(node, self.stored)
+            self.stored[node.output[0]] = numpy_helper.from_array(value, node.output[0])
+        elif self._grids.get(source) == self._grid(node):
+            self._stand_in(node)
+        else:
+            raise UnsupportedModel(
+                f"node {node.name!r} ({node.op_type}) takes {source!r} at another scale"
+                " than it was written",
+                "give the float model that this one was made from",
+            )
+
+    def _stand_in(self, node: onnx.NodeProto) -> None:
+        self.rename[node.output[0]] = self.rename.get(node.input[0], node.input[0])
+
+    def _grid(self, node: onnx.NodeProto) -> Grid:
+        if any(name not in self.stored for name in node.input[1:]):
+            raise UnsupportedModel(f"the scale of node {node.name!r} ({node.op_type}) is computed")
+        parts = [numpy_helper.to_array(self.stored[name]).tobytes() for name in node.input[1:]]
+        return parts[0], parts[1] if len(parts) > 1 else b""
+
+
+def _value(node: onnx.NodeProto, stored: dict[str, onnx.TensorProto]) -> NDArray[np.float32]:
+    parts = [stored.get(name) for name in node.input]
+    if any(part is None for part in parts):
+        raise UnsupportedModel(f"the scale of node {node.name!r} ({node.op_type}) is computed")
+    integers, scale, *zeros = (numpy_helper.to_array(part) for part in parts if part is not None)
+    axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+    shape = [1] * integers.ndim
+    if scale.size > 1:
+        shape[axis] = -1
+    zero = zeros[0].astype(np.int64) if zeros else np.zeros((), np.int64)
+    shifted = integers.astype(np.int64) - (zero.reshape(shape) if zero.size > 1 else zero)
+    wide = scale.astype(np.float64)
+    return (shifted * (wide.reshape(shape) if scale.size > 1 else wide)).astype(np.float32)

@@ -1,0 +1,248 @@
+"""Which framework a file or folder is of, by its content, and the import of any of them.
+
+Everything that reads a stranger's file runs in a child process with limits (``sandbox``).
+"""
+
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import onnx
+
+from camsdk.artifact.protobuf_wire import spans
+from camsdk.compress.importers import sandbox
+from camsdk.compress.importers.graphdef_reader import looks_like_graph
+from camsdk.compress.importers.runnable import read_limited
+from camsdk.errors import DataCorrupted, InvalidInput, NotFound, UnsupportedModel
+
+Framework = Literal[
+    "onnx", "pytorch", "tensorflow", "saved-model", "tflite", "tfjs", "caffe", "mxnet"
+]
+FRAMEWORKS: Final[tuple[str, ...]] = get_args(Framework)
+
+ACCEPTED: Final = (
+    "accepted are ONNX (.onnx), PyTorch exported programs (.pt2), frozen TensorFlow graphs (.pb) "
+    "and SavedModel folders, TensorFlow Lite (.tflite), TensorFlow.js graph models (model.json), "
+    "Caffe (.prototxt with --weights .caffemodel), MXNet (-symbol.json with --weights .params)"
+)
+
+_HEAD_BYTES: Final = 1 << 16
+_CAFFE_WORDS: Final = ("layer {", "layers {", "layer{", "layers{", "input_dim", "input:")
+_PICKLE_HEADS: Final = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What a file does not say of itself.
+
+    Attributes:
+        weights: The second file of Caffe and MXNet.
+        input_shapes: Shape by input name; for frozen graphs also of tensors inside.
+        outputs: Names of wanted tensors; empty for the file's own. TensorFlow and Caffe only.
+        timeout_s, memory_bytes: Of the process that imports; see ``sandbox.run_importer``.
+    """
+
+    weights: Path | None = None
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    outputs: Sequence[str] = ()
+    timeout_s: float = sandbox.TIMEOUT_S
+    memory_bytes: int = sandbox.MEMORY_BYTES
+
+
+def detect(path: Path) -> Framework:
+    """The framework that a file or folder is of; reads its first bytes, or all of a JSON file.
+
+    Raises:
+        NotFound: There is nothing.
+        UnsupportedModel: None that is known; the hint lists what is accepted.
+        DataCorrupted: Empty, or JSON that does not parse.
+    """
+    if path.is_dir():
+        return _detect_folder(path)
+    if not path.is_file():
+        raise NotFound(f"there is no file or folder {path}", "give the path of a model")
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head:
+        raise DataCorrupted(f"{path} is empty", "fetch it again")
+    if head.lstrip()[:1] == b"{":
+        return _detect_json(path)
+    found = _detect_bytes(path, head)
+    if found is None:
+        raise UnsupportedModel(f"{path} is of no format that is known here", ACCEPTED)
+    return found
+
+
+def import_model(
+    path: Path,
+    framework: Framework | None = None,
+    options: ImportOptions | None = None,
+    *,
+    on_progress: Callable[[str], None] | None = None,
+) -> onnx.ModelProto:
+    """Import a model of any framework.
+
+    Args:
+        path: The file or folder; of Caffe the prototxt, of MXNet the symbol file.
+        framework: By default detected.
+        options: See ``ImportOptions``.
+        on_progress: Told in words what is being waited for.
+
+    Returns:
+        A float32 model with static shapes that onnxruntime loads.
+
+    Raises:
+        NotFound, DataCorrupted, UnsupportedModel, InvalidInput: As the importers.
+        DeadlineExceeded, ResourceExhausted: A limit was reached; the child was killed.
+        Unavailable: TensorFlow is needed and cannot be installed.
+    """
+    options = options or ImportOptions()
+    kind = framework or detect(path)
+    shapes = {name: list(shape) for name, shape in options.input_shapes.items()}
+    if options.outputs and kind not in ("tensorflow", "saved-model", "caffe"):
+        raise InvalidInput(f"outputs cannot be chosen for a model of {kind}")
+    if kind in ("saved-model", "tflite"):
+        return _import_with_environment(path, kind, options, on_progress)
+    paths, arguments = _arguments(path, kind, options, shapes)
+    return sandbox.run_importer(
+        kind,
+        paths,
+        arguments,
+        timeout_s=options.timeout_s,
+        memory_bytes=options.memory_bytes,
+    )
+
+
+def _arguments(
+    path: Path, kind: str, options: ImportOptions, shapes: Mapping[str, list[int]]
+) -> tuple[list[Path], dict[str, Any]]:
+    outputs = list(options.outputs)
+    if kind == "tensorflow":
+        return [path], {"inputs": shapes, "outputs": outputs or None}
+    if kind in ("caffe", "mxnet"):
+        if options.weights is None:
+            raise InvalidInput(
+                f"{path} is the structure of a {kind} model, its weights are missing",
+                "give them with --weights",
+            )
+        named: dict[str, Any] = {"input_shapes": shapes or None}
+        if kind == "caffe" and outputs:
+            named["outputs"] = outputs
+        return [path, options.weights], named
+    if options.weights is not None and kind != "tfjs":
+        raise InvalidInput(f"a model of {kind} has no second file of weights", "omit --weights")
+    named = {"input_shapes": shapes or None}
+    return [path], named
+
+
+def _import_with_environment(
+    path: Path,
+    kind: str,
+    options: ImportOptions,
+    on_progress: Callable[[str], None] | None,
+) -> onnx.ModelProto:
+    """TensorFlow reads the file in its own child; what it wrote is then as any other file."""
+    import tempfile
+
+    from camsdk.compress.importers import environment, tflite
+
+    with tempfile.TemporaryDirectory(prefix="camsdk-tensorflow-") as folder:
+        if kind == "tflite":
+            model = tflite.convert(path, on_progress=on_progress)
+            target = Path(folder) / "converted.onnx"
+            target.write_bytes(model.SerializeToString())
+            return import_model(target, "onnx", options)
+        target = Path(folder) / "frozen.pb"
+        found = environment.freeze(path, target, on_progress=on_progress)
+        outputs = tuple(options.outputs) or found
+        inner = ImportOptions(
+            None, options.input_shapes, outputs, options.timeout_s, options.memory_bytes
+        )
+        return import_model(target, "tensorflow", inner)
+
+
+def _detect_folder(path: Path) -> Framework:
+    if (path / "saved_model.pb").is_file():
+        return "saved-model"
+    raise UnsupportedModel(
+        f"the folder {path} is no SavedModel: it holds no saved_model.pb", ACCEPTED
+    )
+
+
+def _detect_json(path: Path) -> Framework:
+    try:
+        document = json.loads(read_limited(path))
+    except (ValueError, RecursionError) as error:
+        raise DataCorrupted(
+            f"{path} is not valid JSON, it may be truncated", "fetch it again"
+        ) from error
+    if isinstance(document, dict):
+        if "modelTopology" in document:
+            return "tfjs"
+        if "nodes" in document and "arg_nodes" in document:
+            return "mxnet"
+    raise UnsupportedModel(f"{path} is JSON, but of no model that is known here", ACCEPTED)
+
+
+def _detect_bytes(path: Path, head: bytes) -> Framework | None:
+    if head[4:8] == b"TFL3":
+        return "tflite"
+    if head[:4] == b"PK\x03\x04":
+        return _detect_zip(path)
+    if head[:2] in _PICKLE_HEADS:
+        raise UnsupportedModel(
+            f"{path} is a pickle, which could run any program when read",
+            "save the model with torch.export.save (.pt2)",
+        )
+    if head[:8] == b"\x89HDF\r\n\x1a\n":
+        raise UnsupportedModel(
+            f"{path} is HDF5, as old Keras writes", "save the model as a SavedModel: model.export()"
+        )
+    if looks_like_graph(head):
+        return "tensorflow"
+    if _looks_like_onnx(head):
+        return "onnx"
+    text = head.decode("utf-8", errors="replace")
+    if "\ufffd" not in text[:-4] and any(word in text for word in _CAFFE_WORDS):
+        return "caffe"
+    return None
+
+
+def _detect_zip(path: Path) -> Framework:
+    """PyTorch's exported program is a zip file; so is what older PyTorch pickles into."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise DataCorrupted(
+            f"{path} is a zip file that is damaged or cut", "fetch it again"
+        ) from error
+    if any(name.endswith("archive_format") or "/models/" in name for name in names):
+        return "pytorch"
+    if any(name.endswith("data.pkl") for name in names):
+        raise UnsupportedModel(
+            f"{path} is a pickled PyTorch file, which could run any program when read",
+            "save the model with torch.export.save (.pt2)",
+        )
+    raise UnsupportedModel(f"{path} is a zip file, but no model that is known here", ACCEPTED)
+
+
+def _looks_like_onnx(head: bytes) -> bool:
+    """Whether the first fields are those of a ``ModelProto``: a version, then texts or the graph.
+
+    ``head`` may end within the graph.
+    """
+    view = memoryview(head)
+    if view[0] != 0x08 and view[0] not in (0x12, 0x3A):
+        return False
+    numbers = []
+    try:
+        for number, _ in spans(view):
+            numbers.append(number)
+    except DataCorrupted:
+        pass  # cut by us
+    is_known = all(number in (1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26) for number in numbers)
+    return bool(numbers) and is_known and (numbers[0] == 1 or 7 in numbers)
