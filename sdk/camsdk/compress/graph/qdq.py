@@ -167,18 +167,12 @@ def _before_activations(
         for tensor in node.input:
             readers[tensor] = readers.get(tensor, 0) + 1
     outputs = {value.name for value in model.graph.output}
-    moved = _moved(model)
     for node in reversed(model.graph.node):
         if node.op_type in ("Relu", "Clip") and node.output[0] in ranges:
             before = node.input[0]  # which nobody but this node may see
-            if readers.get(before) == 1 and before not in outputs | moved:
+            if readers.get(before) == 1 and before not in outputs:
                 ranges[before] = ranges[node.output[0]]
     return ranges
-
-
-def _moved(model: onnx.ModelProto) -> set[str]:
-    """Tensors whose scale is that of another one."""
-    return {node.output[0] for node in model.graph.node if node.op_type in _MOVING}
 
 
 def _shared(
