@@ -10,6 +10,7 @@ Names of layers do not change, so that what is known by layer name holds before 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import onnx
@@ -27,6 +28,8 @@ from camsdk.compress.graph.layers import (
 )
 
 Doubles = NDArray[np.float64]
+
+_SMALLEST: Final = 1e-30
 
 
 @dataclass(frozen=True)
@@ -240,11 +243,11 @@ def _scaled(coded: CodedTensor, factor: Doubles) -> CodedTensor:
         return CodedTensor(
             coded.codes, np.array(coded.scale * factor[0], np.float32), coded.code_set
         )
-    signs = np.sign(factor).astype(np.int8).reshape(-1, *(1,) * (coded.codes.ndim - 1))
-    scale = np.where(factor == 0, 1.0, coded.scale * np.abs(factor))
-    return CodedTensor(
-        (coded.codes * signs).astype(np.int8), scale.astype(np.float32), coded.code_set
-    )
+    scale = (coded.scale * np.abs(factor)).astype(np.float32)
+    # A factor so small that the scale is no normal number is as good as 0.
+    signs = np.where(scale < _SMALLEST, 0, np.sign(factor)).astype(np.int8)
+    codes = coded.codes * signs.reshape(-1, *(1,) * (coded.codes.ndim - 1))
+    return CodedTensor(codes, np.where(signs == 0, np.float32(1), scale), coded.code_set)
 
 
 def _drop_unused(model: onnx.ModelProto) -> None:
