@@ -46,6 +46,7 @@ IMPORTERS: Final[dict[str, tuple[str, str]]] = {
 }
 """Module and function by name; those that need another environment are not among them."""
 
+_NO_MEMORY: Final = ("MemoryError", "bad_alloc", "failed to map segment", "allocate memory")
 _LAST_CHARACTERS: Final = 300
 _MESSAGE_BYTES: Final = 1 << 16
 _SPARE_FILE_BYTES: Final = 64 << 20
@@ -180,7 +181,7 @@ def _read_failure(path: Path) -> CamError:
 
 
 def _died(said: Said, name: str) -> CamError:
-    if "MemoryError" in said.text or "bad_alloc" in said.text or said.code == -signal.SIGKILL:
+    if any(word in said.text for word in _NO_MEMORY) or said.code == -signal.SIGKILL:
         return ResourceExhausted(
             f"importing with {name!r} needs more memory than allowed", "give a smaller model"
         )

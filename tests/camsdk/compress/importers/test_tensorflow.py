@@ -1,0 +1,112 @@
+"""Frozen graphs and SavedModels compute what TensorFlow computed; damage is named."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from camsdk import assets
+from camsdk.compress.importers.detect import ImportOptions, import_model
+from camsdk.compress.importers.graphdef_reader import read_frozen_graph
+from camsdk.compress.importers.tensorflow import import_frozen_graph
+from camsdk.compress.sessions import Array, Session
+from camsdk.errors import CamError, InvalidInput, UnsupportedModel
+from support.walkers import picture
+
+GOLDEN = Path(__file__).parents[3] / "golden"
+GRAPH = GOLDEN / "tensorflow_net.pb"
+
+
+def computed(model: onnx.ModelProto, pictures: Array) -> Array:
+    """The only output, of one picture at a time."""
+    session = Session(model.SerializeToString())
+    (output,) = model.graph.output
+    rows = [np.asarray(session.infer(picture[None])[output.name]) for picture in pictures]
+    return np.concatenate(rows)
+
+
+def test_a_frozen_graph_computes_what_tensorflow_computes() -> None:
+    golden = np.load(GOLDEN / "tensorflow_net.npz")
+    model = import_frozen_graph(GRAPH)
+    np.testing.assert_allclose(
+        computed(model, golden["pictures"]), golden["tensorflow"], rtol=1e-4, atol=1e-6
+    )
+    operators = [node.op_type for node in model.graph.node]
+    assert operators.count("Transpose") == 1  # the input's, from NHWC
+    assert {"BatchNormalization", "GlobalAveragePool", "Gemm"} <= set(operators)
+
+
+def test_inputs_and_outputs_may_lie_inside_of_the_graph() -> None:
+    nodes = read_frozen_graph(GRAPH).nodes
+    relu = next(name for name, node in nodes.items() if node.op == "Relu")
+    pool = next(name for name, node in nodes.items() if node.op == "MaxPool")
+    model = import_frozen_graph(GRAPH, inputs={relu: (1, 12, 12, 8)}, outputs=[pool])
+    assert [node.op_type for node in model.graph.node if node.op_type != "Transpose"] == ["MaxPool"]
+    picture = np.random.default_rng(0).normal(size=(1, 12, 12, 8)).astype(np.float32)
+    expected = picture.reshape(1, 6, 2, 6, 2, 8).max((2, 4))
+    np.testing.assert_array_equal(computed(model, picture), expected)
+
+
+def test_names_that_the_graph_does_not_have_are_said() -> None:
+    with pytest.raises(InvalidInput, match="no layer 'nowhere'"):
+        import_frozen_graph(GRAPH, inputs={"nowhere": (1, 2)})
+    with pytest.raises(InvalidInput, match="no layer 'nowhere'"):
+        import_frozen_graph(GRAPH, outputs=["nowhere"])
+
+
+def test_an_unknown_operator_is_named_with_its_layer(tmp_path: Path) -> None:
+    content = GRAPH.read_bytes().replace(b"\x12\x07Softmax", b"\x12\x07Softmix")
+    assert content != GRAPH.read_bytes()
+    path = tmp_path / "graph.pb"
+    path.write_bytes(content)
+    with pytest.raises(UnsupportedModel, match="operator 'Softmix' of layer 'Softmax'"):
+        import_frozen_graph(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, GRAPH.stat().st_size - 1), st.integers(0, 7), st.booleans())
+def test_damaged_graphs_give_a_typed_error_or_a_model(
+    tmp_path_factory: pytest.TempPathFactory, place: int, bit: int, is_cut: bool
+) -> None:
+    content = bytearray(GRAPH.read_bytes())
+    content[place] ^= 1 << bit
+    path = tmp_path_factory.mktemp("damaged") / "graph.pb"
+    path.write_bytes(content[:place] if is_cut else content)
+    try:
+        onnx.checker.check_model(import_frozen_graph(path))
+    except CamError as error:
+        assert error.message  # named, not a crash
+
+
+@pytest.mark.slow
+def test_the_published_pedestrian_detector_computes_what_tensorflow_computed() -> None:
+    """Raw heads of SSDLite-300, before its loops; expected by tests/golden/pedestrian_ssdlite.py."""
+    golden = np.load(GOLDEN / "pedestrian_ssdlite.npz")
+    options = ImportOptions(
+        input_shapes={"Preprocessor/sub": (1, 300, 300, 3)}, outputs=("concat", "concat_1")
+    )
+    model = import_model(assets.pull("pedestrian-ssdlite.pb"), options=options)
+    tensor = picture().astype(np.float32) * np.float32(2 / 255) - 1
+    found = Session(model.SerializeToString()).infer(tensor)
+    for name in options.outputs:
+        error = np.linalg.norm(np.asarray(found[name]) - golden[name])
+        assert error < 1e-4 * np.linalg.norm(golden[name]), name
+
+
+@pytest.mark.slow
+def test_a_saved_model_and_lite_files_are_imported_with_tensorflow_itself(tmp_path: Path) -> None:
+    """Makes the environment where it is not yet."""
+    golden = np.load(GOLDEN / "tensorflow_net.npz")
+    with zipfile.ZipFile(GOLDEN / "tensorflow_net.zip") as archive:
+        archive.extractall(tmp_path / "net")
+    model = import_model(tmp_path / "net")
+    found = computed(model, golden["pictures"])
+    np.testing.assert_allclose(found, golden["tensorflow"], rtol=1e-4, atol=1e-6)
+    for precision, tolerance in (("float", 1e-6), ("int8", 4e-3)):
+        model = import_model(GOLDEN / f"tensorflow_net_{precision}.tflite")
+        error = np.abs(computed(model, golden["pictures"]) - golden[f"tflite_{precision}"]).max()
+        assert error < tolerance
