@@ -83,7 +83,11 @@ def import_onnx_file(
         raise DataCorrupted(f"{path} is not an ONNX file: {error}") from error
     if not model.HasField("graph") or not model.graph.node:
         raise DataCorrupted(f"{path} holds no ONNX graph", "it may be truncated")
-    return normalise(model, input_shapes=input_shapes)
+    try:
+        return normalise(model, input_shapes=input_shapes)
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError) as error:
+        # Such as a name that is no text: protobuf hands it out as bytes.
+        raise DataCorrupted(f"{path} holds a malformed graph: {error}") from error
 
 
 def normalise(
@@ -300,6 +304,7 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     version = versions.get("", versions.get("ai.onnx", 0))
     if not OLDEST_OPSET <= version <= NEWEST_OPSET:
         raise UnsupportedModel(f"the model has opset {version}", f"export it with opset {OPSET}")
+    _check_known(model.graph, version)
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", version))
     # An old file promises that initializers are inputs, on which the converter insists.
@@ -318,6 +323,25 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         model = converted
     model.ir_version = IR_VERSION
     return model
+
+
+def _check_known(graph: onnx.GraphProto, version: int) -> None:
+    """Every node is an operator of ONNX and reads what was made before it."""
+    made = {info.name for info in [*graph.input, *graph.initializer]} | {""}
+    for node in graph.node:
+        label = f"node {node.name or ''.join(node.output[:1])!r}"
+        try:
+            onnx.defs.get_schema(node.op_type, version, "")
+        except onnx.defs.SchemaError as error:
+            raise UnsupportedModel(
+                f"{label}: opset {version} has no operator {node.op_type!r}"
+            ) from error
+        absent = [name for name in node.input if name not in made]
+        if absent:
+            raise UnsupportedModel(
+                f"{label} ({node.op_type}) reads {absent[0]!r}, which nothing before it makes"
+            )
+        made.update(node.output)
 
 
 def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
