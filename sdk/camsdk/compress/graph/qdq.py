@@ -134,10 +134,25 @@ def emit_qdq(
     source = with_values(model, layers, coded)
     chosen = _chosen(source, layers, coded, ranges)
     overrides = {**weight_overrides(layers, coded, chosen), **_activation_overrides(ranges)}
+    result = _with_pairs(source, chosen, ranges, overrides)
+    for name in sorted(coded.keys() - set(chosen)):
+        _code_alone(result, layers[name], coded[name], ranges.get(layers[name].input))
+    _limit_low_bits(result, ranges)
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def _with_pairs(
+    source: onnx.ModelProto,
+    chosen: list[str],
+    ranges: Mapping[str, ActivationRange],
+    overrides: dict[str, Any],
+) -> onnx.ModelProto:
+    """What onnxruntime's quantizer makes of the chosen nodes."""
     quantizer = QDQQuantizer(
         source,
-        True,
-        False,
+        True,  # scales per filter
+        False,  # all bits of the weights
         QuantType.QInt8,
         QuantType.QUInt8,
         TensorsData(_MIN_MAX, {name: _tensor_data(of) for name, of in ranges.items()}),
@@ -150,10 +165,6 @@ def emit_qdq(
     quantizer.model.topological_sort()
     result: onnx.ModelProto = quantizer.model.model
     del result.metadata_props[:]
-    for name in sorted(coded.keys() - set(chosen)):
-        _code_alone(result, layers[name], coded[name], ranges.get(layers[name].input))
-    _limit_low_bits(result, ranges)
-    onnx.checker.check_model(result, full_check=True)
     return result
 
 
