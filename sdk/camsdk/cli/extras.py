@@ -11,7 +11,10 @@ EXTRA_OF: Final = {
     "fsspec": "cloud",
     "sqlalchemy": "cloud",
     "onnx": "model",
+    "onnxslim": "model",
     "torch": "compress",
+    "torch_pruning": "compress",
+    "MNN": "mnn",
 }
 """Importable name to the extra that brings it."""
 
