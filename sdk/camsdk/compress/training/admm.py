@@ -198,7 +198,12 @@ class AdmmMethod:
         if self._schedule is not None:
             self._prune(1.0)
         if self._is_relaxed or self._admm.relaxed == 1.0:
+            # Nothing has trained on coded weights: G is the paper's result, not the nearest to W.
             self._progress = 1.0
+            for layer in self._layers.values():
+                if layer.quantizer is not None:
+                    layer.weight.copy_(layer.target)
+                    layer.dual.zero_()
             self._relax(is_relaxed=False)
         for name, layer in self._layers.items():
             for quantizer in _input_quantizers(layer.module):

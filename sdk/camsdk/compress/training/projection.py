@@ -13,7 +13,7 @@ from camsdk.compress.options import CodeSet, Granularity
 
 _ROUNDS: Final = 8
 _WARM_ROUNDS: Final = 2
-_CLIPPING_STARTS: Final = 12
+_CLIPPING_STARTS: Final = 20
 _SMALLEST: Final = 1e-30
 
 
@@ -80,8 +80,6 @@ def project_weight(
 
 def _best_start(rows: Tensor, kept: Tensor, code_set: CodeSet) -> Tensor:
     positive = torch.from_numpy(code_set.levels[code_set.levels > 0]).to(rows)
-    if len(positive) > 16:
-        positive = positive[-1:]  # many codes: the largest weight belongs near the largest code
     clipping = code_set.largest * torch.linspace(1.05, 3.0, _CLIPPING_STARTS).to(rows)
     largest = rows.abs().amax(dim=1).clamp(min=_SMALLEST)
     best = largest / code_set.largest

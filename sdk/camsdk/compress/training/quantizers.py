@@ -39,7 +39,7 @@ class _CodedWeight(torch.autograd.Function):
         return codes * shaped + 0.0
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override] # torch declares *Any
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (slope,) = ctx.saved_tensors
         products = gradient * slope
         if ctx.scale_shape:
@@ -126,9 +126,7 @@ class _CodedInput(torch.autograd.Function):
         return codes * step
 
     @staticmethod
-    def backward(  # type: ignore[override] # torch declares *Any
-        ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         is_inside, slope = ctx.saved_tensors
         of_input = gradient * is_inside
         of_step = (gradient * slope).sum() * ctx.factor
@@ -158,7 +156,7 @@ class InputQuantizer(nn.Module):
     @property
     def count(self) -> int:
         """The largest code."""
-        return 2**self.bit_width - 1
+        return (1 << self.bit_width) - 1
 
     def forward(self, x: Tensor) -> Tensor:
         """The nearest multiples of the step within the range."""

@@ -1,0 +1,292 @@
+"""ADMM on problems whose optimum is known; what is exported; a training that is resumed."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from camsdk.compress.options import (
+    ActivationOptions,
+    CodeSet,
+    Filter,
+    LayerOptions,
+    PruneOptions,
+    QuantizeOptions,
+    TrainOptions,
+    WeightOptions,
+)
+from camsdk.compress.training.admm import AdmmMethod, AdmmOptions, with_edges_at_8_bits
+from camsdk.compress.training.tasks import Batch, Classification
+from camsdk.compress.training.trainer import Progress, train
+from camsdk.errors import InvalidInput
+
+TERNARY = WeightOptions(CodeSet(2))
+ONLY_TERNARY_WEIGHTS = LayerOptions(TERNARY, None)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def small_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 4, 3),
+    )
+
+
+def small_task() -> Classification:
+    random = np.random.default_rng(1)
+    labels = torch.from_numpy(random.integers(0, 3, 96))
+    images = torch.from_numpy(random.normal(size=(96, 1, 8, 8)).astype(np.float32))
+    images += labels[:, None, None, None] - 1.0
+    return Classification(images, labels, images, labels)
+
+
+def quantize(bits: int = 2, activation_bits: int = 4) -> QuantizeOptions:
+    return QuantizeOptions(WeightOptions(CodeSet(bits)), ActivationOptions(activation_bits))
+
+
+class Toy:
+    """f(w) = 1/2 (w - wish) A (w - wish) over one row w; A positive definite."""
+
+    def __init__(self, seed: int, size: int = 6) -> None:
+        random = np.random.default_rng(seed)
+        factor = random.normal(size=(size, size))
+        self.matrix = factor @ factor.T / size + 0.3 * np.eye(size)
+        self.wish = random.normal(size=size)
+
+    def value(self, weight: np.ndarray) -> float:
+        gap = weight.reshape(-1) - self.wish
+        return float(0.5 * gap @ self.matrix @ gap)
+
+    def optimum(self) -> float:
+        """Over all 3^6 ternary codes, each with its own best scale."""
+        best = self.value(np.zeros_like(self.wish))
+        for code in itertools.product((-1.0, 0.0, 1.0), repeat=len(self.wish)):
+            q = np.array(code)
+            if q.any():
+                scale = max(0.0, q @ self.matrix @ self.wish / (q @ self.matrix @ q))
+                best = min(best, self.value(scale * q))
+        return best
+
+    def solve(self, first_rho: float, last_rho: float, steps: int) -> tuple[AdmmMethod, nn.Linear]:
+        """``AdmmMethod`` with the W-update of eq. 8 in closed form, as f is quadratic."""
+        layer = nn.Linear(len(self.wish), 1, bias=False)
+        layer.weight.data = torch.tensor(self.wish[None], dtype=torch.float32)
+        options = QuantizeOptions(layers={"0": ONLY_TERNARY_WEIGHTS})
+        method = AdmmMethod(options, admm=AdmmOptions(1.0, first_rho, last_rho))
+        method.attach(nn.Sequential(layer), torch.zeros(1, len(self.wish)))
+        for step in range(steps):
+            weight, target, dual = self.variables(method, layer)
+            eye = np.eye(len(self.wish))
+            wanted = self.matrix @ self.wish + method.rho * (target - dual)
+            weight = np.linalg.solve(self.matrix + method.rho * eye, wanted)
+            with torch.no_grad():
+                layer.parametrizations.weight.original.copy_(torch.from_numpy(weight[None]))  # type: ignore[operator,union-attr] # a parametrized Linear
+            method.after_step(step / steps)
+        return method, layer
+
+    @staticmethod
+    def variables(method: AdmmMethod, layer: nn.Linear) -> tuple[np.ndarray, ...]:
+        """W, G and u."""
+        state = method.state_dict()
+        pair = [state["target/0"], state["dual/0"]]
+        arrays = [value[0].numpy() for value in pair if isinstance(value, Tensor)]
+        return layer.weight[0].detach().numpy(), arrays[0], arrays[1]
+
+
+def test_admm_comes_nearer_to_the_optimum_than_the_projection_of_the_float_optimum() -> None:
+    """Over 12 problems; the projection of W* is what quantization without training gives."""
+    gaps: dict[int, list[float]] = {0: [], 60: []}
+    for seed in range(12):
+        toy = Toy(seed)
+        best = toy.optimum()
+        for steps, found in gaps.items():
+            method, layer = toy.solve(0.5, 4.0, steps)
+            method.finish()
+            found.append(toy.value(layer.weight.detach().numpy()) - best)
+    assert min(gaps[60]) > -1e-4, "nothing is better than the optimum"
+    assert np.mean(gaps[60]) < 0.5 * np.mean(gaps[0])
+    assert sum(gap < 1e-3 for gap in gaps[60]) >= 6
+
+
+def test_the_penalty_has_the_gradient_of_the_augmented_term() -> None:
+    """rho (W - G + u)."""
+    toy = Toy(3)
+    method, layer = toy.solve(2.0, 2.0, 2)
+    weight, target, dual = toy.variables(method, layer)
+    penalty = method.penalty()
+    assert penalty is not None
+    original: Any = layer.parametrizations.weight.original  # type: ignore[union-attr] # a parametrized Linear
+    (gradient,) = torch.autograd.grad(penalty, [original])
+    np.testing.assert_allclose(gradient[0], 2.0 * (weight - target + dual), rtol=1e-4, atol=1e-6)
+
+
+def test_admm_ends_in_a_saddle_point_of_the_augmented_lagrangian() -> None:
+    """There W = G (primal) and the gradient of f is -rho u (dual): eq. 7 at rest."""
+    toy = Toy(3)
+    method, layer = toy.solve(4.0, 4.0, 300)
+    weight, target, dual = toy.variables(method, layer)
+    np.testing.assert_allclose(weight, target, atol=1e-3)
+    gradient = toy.matrix @ (weight - toy.wish)
+    np.testing.assert_allclose(gradient, -4.0 * dual, atol=5e-3)
+    assert np.abs(gradient).max() > 0.01, "not the float optimum, where all of this is trivial"
+
+
+class Saddle(nn.Module):
+    """x y, to be made small by x and large by y: both go to 0, and plain steps spiral away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.y = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        for layer in (self.x, self.y):
+            nn.init.constant_(layer.weight, 1.0)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x, y = self.x(inputs), self.y(inputs)
+        loss: Tensor = x * y.detach() - x.detach() * y
+        return loss
+
+
+class SaddleTask:
+    """The one example of ``Saddle``."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def digest(self) -> str:
+        return "saddle"
+
+    def batch(self, indices: Tensor, generator: Generator | None) -> Batch:
+        return (torch.ones(1, 1),)
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        return outputs.sum()
+
+    def metric(self, module: nn.Module) -> float:
+        return 0.0
+
+
+def test_extra_gradient_converges_to_a_saddle_that_plain_gradients_leave() -> None:
+    """min over x, max over y of x y (Korpelevich 1976); the saddle is (0, 0), the start (1, 1)."""
+    eight = LayerOptions(WeightOptions(CodeSet(8)), None)
+    distances = {}
+    for has_extra_gradient in (False, True):
+        module = Saddle()
+        method = AdmmMethod(
+            QuantizeOptions(layers={"x": eight, "y": eight}),
+            admm=AdmmOptions(1.0, 1e-9, 1e-9, has_extra_gradient=has_extra_gradient),
+        )
+        options = TrainOptions(
+            epochs=140, batch_size=1, learning_rate=0.3, momentum=0.0, weight_decay=0.0
+        )
+        train(module, SaddleTask(), method, options)
+        x, y = float(module.x.weight.detach()), float(module.y.weight.detach())
+        distances[has_extra_gradient] = float(np.hypot(x, y))
+    assert distances[True] < 0.2 < np.sqrt(2) < distances[False]
+
+
+@pytest.mark.parametrize(
+    ("bits", "relaxed", "sparsity"), [(1, 0.3, 0.0), (2, 0.0, 0.0), (3, 1.0, 0.6), (1, 0.2, 0.6)]
+)
+def test_the_finished_network_computes_what_is_exported(
+    bits: int, relaxed: float, sparsity: float
+) -> None:
+    prune = PruneOptions(sparsity) if sparsity else None
+    method = AdmmMethod(quantize(bits), prune, AdmmOptions(relaxed))
+    options = TrainOptions(epochs=3, batch_size=32)
+    module = train(small_network(), small_task(), method, options).module
+    coded, ranges = method.coded_weights(), method.activation_ranges()
+    assert list(coded) == ["0", "3", "7"] == list(ranges)
+    assert [coded[name].code_set.bit_width for name in coded] == [8, bits, 8]
+    assert [width for _, _, width in ranges.values()] == [8, 4, 8]
+    assert ranges["0"][0] < 0
+    assert ranges["3"][0] == 0
+    for name, tensor in coded.items():
+        np.testing.assert_array_equal(module.get_submodule(name).weight.detach(), tensor.values)
+        assert np.isin(tensor.codes, [*tensor.code_set.levels, 0]).all()
+    if sparsity:
+        zeros = sum(int((tensor.codes == 0).sum()) for tensor in coded.values())
+        assert zeros >= 0.6 * sum(tensor.codes.size for tensor in coded.values()) - 3
+    # The same by hand, from what is exported and nothing else.
+    x = small_task().batch(torch.arange(8), None)[0]
+    low, high, width = ranges["0"]
+    step = (high - low) / (2**width - 1)
+    zero = round(-low / step)
+    codes = (x / step).round().add(zero).clamp(0, 2**width - 1) - zero
+    weight = torch.from_numpy(coded["0"].values)
+    by_hand = nn.functional.conv2d(codes * step, weight, None, 2, 1)
+    torch.testing.assert_close(module.get_submodule("0")(x), by_hand, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("relaxed", [0.0, 0.7])
+@pytest.mark.parametrize("prune", [None, PruneOptions(0.7)])
+def test_a_resumed_training_ends_in_the_same_bits(
+    tmp_path: Path, relaxed: float, prune: PruneOptions | None
+) -> None:
+    options = TrainOptions(epochs=3, batch_size=32, checkpoint_every_s=0.0)
+
+    def ended(checkpoint: Path | None, stop_at: int) -> dict[str, Tensor] | None:
+        def stop(progress: Progress) -> None:
+            if progress.step == stop_at:
+                raise KeyboardInterrupt
+
+        method = AdmmMethod(quantize(), prune, AdmmOptions(relaxed))
+        try:
+            trained = train(
+                small_network(),
+                small_task(),
+                method,
+                options,
+                checkpoint=checkpoint,
+                on_progress=stop,
+            )
+        except KeyboardInterrupt:
+            return None
+        return dict(trained.module.state_dict())
+
+    whole = ended(None, -1)
+    assert ended(tmp_path / "state", 5) is None
+    resumed = ended(tmp_path / "state", -1)
+    assert whole is not None
+    assert resumed is not None
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_edges_are_at_8_bits_unless_named() -> None:
+    options = QuantizeOptions(TERNARY, ActivationOptions(4), layers={"c": ONLY_TERNARY_WEIGHTS})
+    made = with_edges_at_8_bits(options, ["a", "b", "c"])
+    assert made.of("a") == LayerOptions(WeightOptions(CodeSet(8)), ActivationOptions(8))
+    assert made.of("b") == LayerOptions(TERNARY, ActivationOptions(4))
+    assert made.of("c") == ONLY_TERNARY_WEIGHTS
+    assert with_edges_at_8_bits(options, []).layers == options.layers
+
+
+def test_what_cannot_be_done_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="whole filters"):
+        AdmmMethod(quantize(), PruneOptions(0.5, granularity=Filter()))
+    with pytest.raises(InvalidInput, match="relaxed share"):
+        AdmmOptions(relaxed=1.5)
+    with pytest.raises(InvalidInput, match="rho"):
+        AdmmOptions(first_rho=1.0, last_rho=0.1)
+    named = QuantizeOptions(layers={"nothing": LayerOptions()})
+    with pytest.raises(InvalidInput, match="no such layers in the network: nothing"):
+        AdmmMethod(named).attach(small_network(), torch.zeros(2, 1, 8, 8))
+    damaged = small_network()
+    nn.init.constant_(damaged[3].weight, float("nan"))  # type: ignore[arg-type] # of a Conv2d
+    with pytest.raises(InvalidInput, match="no finite numbers"):
+        AdmmMethod(quantize()).attach(damaged, torch.zeros(2, 1, 8, 8))
