@@ -1,4 +1,4 @@
-"""Makes ``tests/golden/caffe/*`` with OpenCV 4's own importer of Caffe networks (OpenCV 5 has none):
+"""Makes ``tests/golden/caffe/*`` with OpenCV 4's own importer of Caffe networks:
 
     python3.11 -m venv /tmp/opencv4 && /tmp/opencv4/bin/pip install 'opencv-python-headless<5'
     /tmp/opencv4/bin/python tests/golden/caffe_models.py tests/golden/caffe PROTOTXT CAFFEMODEL
@@ -8,6 +8,7 @@ are written here, wire format and all; what OpenCV computes from them is the gol
 face detector, every 16th number of each output is kept.
 """
 
+# ruff: noqa: E501 - one layer a line is how these networks are read
 import struct
 import sys
 from pathlib import Path

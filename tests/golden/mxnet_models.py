@@ -92,7 +92,7 @@ def save(name, symbol, shape, folder):
     data = np.random.normal(100 if name == "classifier" else 0, 40, shape).astype(np.float32)
     module.forward(mx.io.DataBatch([mx.nd.array(data)]), is_train=False)
     found = [output.asnumpy() for output in module.get_outputs()]
-    np.savez_compressed(folder / f"{name}.npz", data=data, *found)
+    np.savez_compressed(folder / f"{name}.npz", *found, data=data)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,9 @@ def _unary(op: str, *renames: tuple[str, str, float]) -> Operator:
 
     def emit(node: AtenNode, scope: Scope) -> tuple[str, ...]:
         name = label(node)
-        attributes = {onnx: float(node.arguments.get(aten, d)) for aten, onnx, d in renames}
+        attributes: dict[str, Any] = {
+            onnx: float(node.arguments.get(aten, d)) for aten, onnx, d in renames
+        }
         first = next(iter(node.arguments.values()))
         return scope.emitter.node(op, [scope.operand(first, name)], name, **attributes)
 
@@ -112,8 +114,8 @@ def _conv(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     kernel = list(scope.shape(given["weight"])[2:])
     rank = len(kernel)
     stride, dilation = (_spread(given.get(key), rank, 1) for key in ("stride", "dilation"))
-    attributes = {"kernel_shape": kernel, "strides": stride, "dilations": dilation}
-    attributes |= {"group": [int(given.get("groups", 1))]}
+    attributes: dict[str, Any] = {"kernel_shape": kernel, "strides": stride}
+    attributes |= {"dilations": dilation, "group": int(given.get("groups", 1))}
     padding = given.get("padding", 0)
     if padding == "same":
         totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
@@ -123,9 +125,8 @@ def _conv(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     transposed = given.get("transposed") or "transpose" in node.target
     if transposed:
         attributes["output_padding"] = _spread(given.get("output_padding"), rank, 0)
-    (group,) = attributes.pop("group")
     op = "ConvTranspose" if transposed else "Conv"
-    return scope.emitter.node(op, inputs, name, group=group, **attributes)
+    return scope.emitter.node(op, inputs, name, **attributes)
 
 
 def _spread(value: Any, rank: int, default: int) -> list[int]:
@@ -170,7 +171,10 @@ def _linear(node: AtenNode, scope: Scope) -> tuple[str, ...]:
 def _addmm(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     given, name = node.arguments, label(node)
     inputs = [scope.operand(given[key], name) for key in ("mat1", "mat2", "self")]
-    scales = {"alpha": float(given.get("alpha", 1)), "beta": float(given.get("beta", 1))}
+    scales: dict[str, Any] = {
+        "alpha": float(given.get("alpha", 1)),
+        "beta": float(given.get("beta", 1)),
+    }
     return scope.emitter.node("Gemm", inputs, name, **scales)
 
 
@@ -340,7 +344,7 @@ def _upsample(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     given, name = node.arguments, label(node)
     is_nearest = "nearest" in node.target
     sizes = scope.ints(f"{name}/size", scope.shapes[node.outputs[0]])
-    mode = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric"}
+    mode: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric"}
     if is_nearest:
         mode["nearest_mode"] = "floor"
     else:

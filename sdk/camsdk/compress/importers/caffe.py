@@ -13,13 +13,14 @@ import onnx
 
 from camsdk.compress.importers.caffe_operators import OPERATORS, Call
 from camsdk.compress.importers.caffe_reader import (
+    Floats,
     Layer,
     Message,
     layers_of,
     read_text,
     read_weights,
 )
-from camsdk.compress.importers.onnx_emitter import Array, Emitter, Value
+from camsdk.compress.importers.onnx_emitter import Emitter, Value
 from camsdk.compress.importers.runnable import runnable
 from camsdk.errors import InvalidInput, UnsupportedModel
 
@@ -63,7 +64,7 @@ def import_caffe(
 def _convert(
     net: Message,
     layers: Sequence[Layer],
-    weights: Mapping[str, tuple[Array, ...]],
+    weights: Mapping[str, tuple[Floats, ...]],
     input_shapes: Mapping[str, tuple[int, ...]],
     outputs: Sequence[str] | None,
 ) -> onnx.ModelProto:
@@ -96,7 +97,7 @@ def _convert(
 def _emit(
     layer: Layer,
     bottoms: Sequence[Value],
-    weights: Mapping[str, tuple[Array, ...]],
+    weights: Mapping[str, tuple[Floats, ...]],
     emitter: Emitter,
 ) -> tuple[Value, ...]:
     operator = OPERATORS.get(layer.kind)

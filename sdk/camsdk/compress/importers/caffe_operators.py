@@ -7,11 +7,11 @@ and the mean counts the padding, though only up to the padded image's edge.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from camsdk.compress.importers.caffe_reader import Layer, Message
+from camsdk.compress.importers.caffe_reader import Floats, Layer, Message
 from camsdk.compress.importers.onnx_emitter import Array, Emitter, Value, plain_value
 from camsdk.compress.importers.pooling import Pooling
 from camsdk.errors import DataCorrupted, UnsupportedModel
@@ -28,7 +28,7 @@ class Call:
 
     layer: Layer
     bottoms: tuple[Value, ...]
-    blobs: tuple[Array, ...]
+    blobs: tuple[Floats, ...]
     emitter: Emitter
 
     @property
@@ -52,7 +52,7 @@ class Call:
     def refusal(self, what: str) -> UnsupportedModel:
         return UnsupportedModel(f"layer {self.layer.name!r} ({self.layer.kind}) {what}")
 
-    def blob(self, index: int, shape: tuple[int, ...]) -> Array:
+    def blob(self, index: int, shape: tuple[int, ...]) -> Floats:
         """A weight in the shape that the layer implies.
 
         Raises:
@@ -72,7 +72,7 @@ class Call:
         return self.emitter.initializer(f"{self.name}.{what}", value)
 
     def emit(
-        self, op: str, inputs: list[str], shape: tuple[int, ...], **attributes: object
+        self, op: str, inputs: list[str], shape: tuple[int, ...], **attributes: Any
     ) -> tuple[Value]:
         (name,) = self.emitter.node(op, inputs, self.name, **attributes)
         return (plain_value(name, shape),)
@@ -181,7 +181,7 @@ def _scale(call: Call) -> tuple[Value, ...]:
     before = call.emitter.producer(call.first.name)
     if before is not None and before.op_type == "BatchNormalization":
         # The plain normalization is left without use and vanishes, unless others read it too.
-        old = [call.emitter.stored(before.input[index]) for index in (1, 2)]
+        old = [call.emitter.stored(before.input[i]).astype(np.float32) for i in (1, 2)]
         merged = [old[0] * gamma, old[1] * gamma + beta]
         inputs = [before.input[0], call.store("gamma", merged[0]), call.store("beta", merged[1])]
         inputs += before.input[3:]

@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
-from camsdk.compress.importers.onnx_emitter import Array
 from camsdk.compress.importers.runnable import MAX_TENSOR_ELEMENTS, read_limited
 from camsdk.errors import DataCorrupted, ResourceExhausted, UnsupportedModel
 
@@ -24,6 +24,7 @@ MAX_TEXT_BYTES: Final = 8 << 20
 MAX_NESTING: Final = 16
 MAX_RANK: Final = 8
 
+Floats = NDArray[np.float32]
 Scalar = str | int | float | bool
 
 
@@ -230,7 +231,7 @@ def _net_parameter() -> Any:
 _NetParameter: Final = _net_parameter()
 
 
-def read_weights(path: Path) -> Mapping[str, tuple[Array, ...]]:
+def read_weights(path: Path) -> Mapping[str, tuple[Floats, ...]]:
     """Read a caffemodel: the float32 blobs of each layer by the layer's name.
 
     Raises:
@@ -245,7 +246,7 @@ def read_weights(path: Path) -> Mapping[str, tuple[Array, ...]]:
         raise DataCorrupted(
             f"{path} is not a caffemodel: {error}", "it may be truncated"
         ) from error
-    weights: dict[str, tuple[Array, ...]] = {}
+    weights: dict[str, tuple[Floats, ...]] = {}
     for layer in [*net.layers, *net.layer]:
         name = layer.name.decode("utf-8", "replace")
         if layer.blobs:
@@ -253,7 +254,7 @@ def read_weights(path: Path) -> Mapping[str, tuple[Array, ...]]:
     return weights
 
 
-def _blob(blob: Any, layer: str) -> Array:
+def _blob(blob: Any, layer: str) -> Floats:
     if blob.HasField("shape"):
         shape = tuple(blob.shape.dim)
     else:

@@ -6,7 +6,7 @@ what older versions wrote.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Call:
         return self.emitter.initializer(f"{self.name}.{what}", value)
 
     def emit(
-        self, op: str, inputs: list[str], shape: tuple[int, ...], **attributes: object
+        self, op: str, inputs: list[str], shape: tuple[int, ...], **attributes: Any
     ) -> tuple[Value]:
         (made,) = self.emitter.node(op, inputs, self.name, **attributes)
         return (plain_value(made, shape),)
@@ -291,7 +291,8 @@ def _reshape(call: Call) -> tuple[Value, ...]:
     if call.node.flag("reverse"):
         raise call.refusal("reshapes from the right")
     wanted = list(call.node.integers("shape") or call.node.integers("target_shape"))
-    source, made, at = call.shape, [], 0
+    source, at = call.shape, 0
+    made: list[int] = []
     while wanted:
         code = wanted.pop(0)
         if code == -2:

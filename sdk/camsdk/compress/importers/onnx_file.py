@@ -169,16 +169,14 @@ def _check_stored(tensor: onnx.TensorProto) -> None:
         elements *= length
     if elements > MAX_TENSOR_ELEMENTS:
         raise ResourceExhausted(f"tensor {tensor.name!r} has {elements} elements")
-    lists = (
-        tensor.float_data,
-        tensor.int32_data,
-        tensor.int64_data,
-        tensor.double_data,
-        tensor.uint64_data,
+    counts = (
+        len(tensor.float_data),
+        len(tensor.int32_data),
+        len(tensor.int64_data),
+        len(tensor.double_data),
+        len(tensor.uint64_data),
     )
-    stored = (
-        len(tensor.raw_data) * 8 // bits if tensor.HasField("raw_data") else sum(map(len, lists))
-    )
+    stored = len(tensor.raw_data) * 8 // bits if tensor.HasField("raw_data") else sum(counts)
     if stored != elements:
         raise DataCorrupted(
             f"tensor {tensor.name!r} holds {stored} of {elements} elements",
@@ -327,7 +325,9 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _check_known(graph: onnx.GraphProto, version: int) -> None:
     """Every node is an operator of ONNX and reads what was made before it."""
-    made = {info.name for info in [*graph.input, *graph.initializer]} | {""}
+    made = (
+        {info.name for info in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
+    )
     for node in graph.node:
         label = f"node {node.name or ''.join(node.output[:1])!r}"
         try:

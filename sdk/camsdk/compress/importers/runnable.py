@@ -4,6 +4,7 @@
 folding constants would already run a stranger's graph.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -138,7 +139,7 @@ def _check_loads(model: onnx.ModelProto) -> None:
         raise UnsupportedModel(f"onnxruntime does not load the model: {error}") from error
 
 
-ELEMENT_BITS: Final = {
+ELEMENT_BITS: Final[Mapping[int, int]] = {
     TensorProto.FLOAT: 32,
     TensorProto.FLOAT16: 16,
     TensorProto.BFLOAT16: 16,

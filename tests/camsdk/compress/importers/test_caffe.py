@@ -129,7 +129,7 @@ def test_missing_files_and_wrong_names() -> None:
 
 def test_another_input_shape() -> None:
     model = load("neck", input_shapes={"data": (2, 6, 14, 17)}, outputs=["gain"])
-    assert [dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim][0] == 2
+    assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_value == 2
 
 
 def test_truncated_and_damaged_files_give_typed_errors(tmp_path: Path) -> None:
