@@ -94,9 +94,11 @@ def make_import_draft(
     from camsdk.compress.packaging import TOOL_VERSION, Description, make_draft
 
     sections = _read_sections(wishes)
-    image = {**_guess_input(model), **sections["input"]}
+    image = _tupled({**_guess_input(model), **sections["input"]})
     outputs = [info.name for info in model.graph.output]
-    found = {"tensors": outputs, "score_threshold": 0.3, "nms_iou": 0.6, **sections["output"]}
+    found = _tupled(
+        {"tensors": outputs, "score_threshold": 0.3, "nms_iou": 0.6, **sections["output"]}
+    )
     lineage = Lineage(
         source=source.name,
         source_sha256=_digest(source),
@@ -118,6 +120,13 @@ def make_import_draft(
             f"the model's description is not valid: {describe(error)}",
             "see --description, --decoder, --classes, --mean, --std, --color and --layout",
         ) from error
+
+
+def _tupled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """YAML's lists as the manifest has them."""
+    return {
+        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+    }
 
 
 def _check_shape(model: "onnx.ModelProto", shape: tuple[int, ...]) -> None:

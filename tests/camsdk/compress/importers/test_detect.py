@@ -4,6 +4,7 @@ import io
 import pickle
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -156,10 +157,10 @@ def external_data() -> bytes:
     return onnx_bytes([helper.make_node("Add", ["x", "w"], ["y"], name="add")], stored)
 
 
-HOSTILE = {
+HOSTILE: dict[str, tuple[Callable[[], bytes], tuple[type[CamError], ...]]] = {
     "large constant": (large_constant, (ResourceExhausted, UnsupportedModel)),
-    "endless loop": (endless_loop, UnsupportedModel),
-    "external data": (external_data, UnsupportedModel),
+    "endless loop": (endless_loop, (UnsupportedModel,)),
+    "external data": (external_data, (UnsupportedModel,)),
 }
 
 
