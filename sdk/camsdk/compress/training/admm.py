@@ -7,10 +7,10 @@ splits the loss f(W), the set C of coded weights and a dual variable u, section 
 
 and repeats: W by (extra)gradient steps on f plus the quadratic term, G = projection of W + u onto
 C, u += W - G. Weights are float while this runs, so BatchNorm and the activations never see the
-coded weights until the end, which costs accuracy where bits are few. So the relaxed phase takes the
-first share of the training, with rho rising; in the rest the network computes with coded weights,
-gradients pass straight through the rounding, and the scales, which begin as those of the
-projection, are learned one per filter together with the ranges of the activations.
+coded weights until the end, which costs accuracy where bits are few. So this relaxed phase takes at
+most a first share of the training, with rho rising, and none by default; in the rest the network
+computes with coded weights, gradients pass straight through the rounding, and the scales, which
+begin as those of the projection, are learned one per filter together with the activations' ranges.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,12 +48,13 @@ class AdmmOptions:
     """How the relaxed phase runs.
 
     Attributes:
-        relaxed: Share of the training that is ADMM on float weights; 1.0 is the paper's method.
+        relaxed: Share of the training that is ADMM on float weights; 1.0 is the paper's method. None
+            by default: at one epoch of ResNet-20 a share of 0.15 lost accuracy, most at 2 bits.
         first_rho, last_rho: Weight of the augmented term per weight, rising geometrically.
         has_extra_gradient: Whether the relaxed phase takes each gradient twice (section 3.1).
     """
 
-    relaxed: float = 0.1
+    relaxed: float = 0.0
     first_rho: float = 1e-3
     last_rho: float = 1e-1
     has_extra_gradient: bool = False
