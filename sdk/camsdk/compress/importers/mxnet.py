@@ -21,7 +21,9 @@ MAX_LENGTH: Final = 1 << 20
 
 
 def import_mxnet(
-    symbol_json: Path, params: Path, input_shapes: Mapping[str, tuple[int, ...]]
+    symbol_json: Path,
+    params: Path,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> onnx.ModelProto:
     """Import an MXNet network.
 
@@ -40,7 +42,7 @@ def import_mxnet(
         InvalidInput: ``input_shapes`` lacks an input, or names none.
         ResourceExhausted: A file is too large.
     """
-    return _Conversion(read_symbol(symbol_json), read_params(params), input_shapes).model()
+    return _Conversion(read_symbol(symbol_json), read_params(params), input_shapes or {}).model()
 
 
 class _Conversion:
