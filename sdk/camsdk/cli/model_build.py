@@ -87,7 +87,12 @@ def import_model(
         ),
     ] = None,
     decoder: Annotated[
-        str | None, typer.Option("--decoder", help="How outputs become boxes; see the manifest.")
+        str | None,
+        typer.Option(
+            "--decoder",
+            help="How outputs become boxes: nanodet-gfl, boxes-scores-classes; or tensorflow-ssd: "
+            "raw boxes and scores of TensorFlow's detection models.",
+        ),
     ] = None,
     classes: Annotated[
         Path | None,

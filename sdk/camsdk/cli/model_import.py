@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from camsdk.compress.packaging import Draft
 
 _MAX_DESCRIPTION_BYTES: Final = 1 << 20
+TENSORFLOW_SSD: Final = "tensorflow-ssd"
+"""Decoder of the command line alone: two outputs of TensorFlow's detection interface."""
+
 _SECTIONS: Final = ("input", "output", "classes")
 
 
@@ -94,6 +97,11 @@ def make_import_draft(
     from camsdk.compress.packaging import TOOL_VERSION, Description, make_draft
 
     sections = _read_sections(wishes)
+    if sections["output"].get("decoder") == TENSORFLOW_SSD:
+        from camsdk.compress.importers.ssd_boxes import as_detector
+
+        model = as_detector(model)
+        sections["output"]["decoder"] = "boxes-scores-classes"
     image = _tupled({**_guess_input(model), **sections["input"]})
     outputs = [info.name for info in model.graph.output]
     found = _tupled(

@@ -282,6 +282,46 @@ def _pack(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Valu
     return (Value(name, tuple(range(rank)), shape),)
 
 
+def _unpack(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    (value,) = inputs
+    axis = node.integer("axis", 0) % len(value.shape)
+    count = value.shape[axis]
+    if value.constant is not None:
+        parts = np.moveaxis(value.constant, axis, 0)
+        return tuple(constant(np.asarray(part)) for part in parts)
+    emitter = context.emitter
+    lengths = emitter.initializer(f"{node.name}/sizes", np.ones(count, np.int64))
+    names = emitter.node(
+        "Split",
+        [emitter.held(value, node.name), lengths],
+        f"{node.name}/split",
+        outputs=count,
+        axis=value.perm[axis],
+    )
+    shape = (*value.shape[:axis], 1, *value.shape[axis + 1 :])
+    return tuple(_without(Value(name, value.perm, shape), (axis,), node, context) for name in names)
+
+
+def _rank(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
+    return (constant(np.asarray(len(inputs[0].shape), np.int32)),)
+
+
+def _tile(node: TfNode, array: Any, repeats: Any) -> Array:
+    times = tuple(int(n) for n in np.asarray(repeats).reshape(-1))
+    if min(times, default=0) < 0 or array.size * np.prod(times, dtype=float) > _MAX_FOLDED:
+        raise ValueError(f"{times} repetitions")
+    return np.asarray(np.tile(array, times))
+
+
+def _cut(node: TfNode, array: Any, begin: Any, size: Any) -> Array:
+    """TensorFlow's Slice: a size of -1 takes all that is left."""
+    index = tuple(
+        slice(int(first), None if length == -1 else int(first) + int(length))
+        for first, length in zip(begin, size, strict=True)
+    )
+    return np.asarray(array[index])
+
+
 def _unary(onnx_op: str) -> Operator:
     def apply(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
         (value,) = inputs
@@ -375,7 +415,9 @@ _FOLDS: Final[dict[str, Callable[..., Any]]] = {
     "Rsqrt": lambda node, x: (1 / np.sqrt(x)).astype(x.dtype),
     "Sqrt": lambda node, x: np.sqrt(x),
     "Square": lambda node, x: x * x,
+    "Slice": _cut,
     "StridedSlice": _sliced,
+    "Tile": _tile,
 }
 
 _UNARY: Final = {
@@ -395,7 +437,9 @@ _UNARY: Final = {
 TENSORFLOW_OPERATORS: Final[dict[str, Operator]] = {
     **OPERATORS,
     **{op: _or_folded(_unary(name)) for op, name in _UNARY.items()},
-    **dict.fromkeys(("Fill", "GatherV2", "Prod", "Range"), _or_folded(_only_folded)),
+    **dict.fromkeys(
+        ("Fill", "GatherV2", "Prod", "Range", "Slice", "Tile"), _or_folded(_only_folded)
+    ),
     **dict.fromkeys(("Add", "AddV2", "BiasAdd"), _add),
     **dict.fromkeys(("BatchMatMul", "BatchMatMulV2", "MatMul"), _matmul),
     **dict.fromkeys(("CheckNumerics", "PreventGradient", "StopGradient"), OPERATORS["Identity"]),
@@ -407,9 +451,11 @@ TENSORFLOW_OPERATORS: Final[dict[str, Operator]] = {
     "Conv2DBackpropInput": _transposed_convolution,
     "ExpandDims": _or_folded(_expand),
     "Pack": _or_folded(_pack),
+    "Rank": _rank,
     "RealDiv": _divide,
     "Shape": _shape,
     "Squeeze": _squeeze,
     "StridedSlice": _or_folded(_slice),
+    "Unpack": _unpack,
 }
 """All that can be imported from a graph of TensorFlow's own, by operator name."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from camsdk import assets
 from camsdk.compress.importers.detect import ImportOptions, import_model
 from camsdk.compress.importers.graphdef_reader import read_frozen_graph
+from camsdk.compress.importers.ssd_boxes import as_detector
 from camsdk.compress.importers.tensorflow import import_frozen_graph
 from camsdk.compress.sessions import Array, Session
 from camsdk.errors import CamError, InvalidInput, UnsupportedModel
@@ -97,6 +98,26 @@ def test_the_published_pedestrian_detector_computes_what_tensorflow_computed() -
     for name in options.outputs:
         error = np.linalg.norm(np.asarray(found[name]) - golden[name])
         assert error < 1e-4 * np.linalg.norm(golden[name]), name
+
+
+@pytest.mark.slow
+def test_the_pedestrian_detector_decodes_its_boxes_as_tensorflow_does() -> None:
+    """Anchors are folded into constants; the best box is the first that suppression left."""
+    golden = np.load(GOLDEN / "pedestrian_ssdlite.npz")
+    boxes_name, scores_name = "Postprocessor/raw_box_locations", "Postprocessor/convert_scores"
+    options = ImportOptions(
+        input_shapes={"Preprocessor/sub": (1, 300, 300, 3)}, outputs=(boxes_name, scores_name)
+    )
+    model = as_detector(import_model(assets.pull("pedestrian-ssdlite.pb"), options=options))
+    assert not [node for node in model.graph.node if node.op_type == "Tile"]
+    tensor = picture().astype(np.float32) * np.float32(2 / 255) - 1
+    found = Session(model.SerializeToString()).infer(tensor)
+    boxes, scores = np.asarray(found["boxes"])[0], np.asarray(found["scores"])[0]
+    best = int(scores.argmax())
+    assert scores[best] == pytest.approx(golden["detection_scores"][0, 0], rel=1e-4)
+    top, left, bottom, right = golden["detection_boxes"][0, 0] * 300
+    np.testing.assert_allclose(boxes[best], [left, top, right, bottom], rtol=1e-4, atol=1e-2)
+    assert np.asarray(found["classes"]).max() == 0
 
 
 @pytest.mark.slow
