@@ -183,6 +183,7 @@ class PruneOptions:
             schedule of arXiv:1710.01878, eq. 1.
         regrow: At each update, the share of the weights that stay which must stand up to pruned
             ones that the gradient asks for; falls to 0 towards ``end``. Filters do not come back.
+            None by default: in trials at 97% it earned nothing.
         is_global: One threshold over all layers instead of the same share in each.
     """
 
@@ -191,7 +192,7 @@ class PruneOptions:
     importance: Importance = "taylor-1"
     begin: float = 0.0
     end: float = 0.6
-    regrow: float = 0.1
+    regrow: float = 0.0
     is_global: bool = True
 
     def __post_init__(self) -> None:

@@ -4,8 +4,11 @@ TensorFlow's Object Detection API gives corners as fractions, top first, and a s
 with a background before them; the decoder takes corners in pixels, left first, and one class a box.
 """
 
+from typing import Any
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from camsdk.compress.importers.runnable import runnable
@@ -42,15 +45,16 @@ def as_detector(model: onnx.ModelProto) -> onnx.ModelProto:
         raise InvalidInput(f"an input of shape {given} with {shapes[1][2]} scores is no detector")
     boxes, scores = (info.name for info in graph.output)
     height, width = given[1:3]
-    for name, value in {
+    stored: dict[str, NDArray[Any]] = {
         "ssd/order": np.array([1, 0, 3, 2], np.int64),
         "ssd/size": np.array([width, height, width, height], np.float32),
         "ssd/first": np.array([1], np.int64),
         "ssd/last": np.array([shapes[1][2]], np.int64),
         "ssd/axis": np.array([2], np.int64),
-    }.items():
+    }
+    for name, value in stored.items():
         graph.initializer.append(numpy_helper.from_array(value, name))
-    rows = [
+    rows: list[tuple[str, list[str], str, dict[str, Any]]] = [
         ("Gather", [boxes, "ssd/order"], "ssd/corners", {"axis": 2}),
         ("Mul", ["ssd/corners", "ssd/size"], "boxes", {}),
         ("Slice", [scores, "ssd/first", "ssd/last", "ssd/axis"], "ssd/objects", {}),

@@ -56,6 +56,7 @@ def prepare(model: onnx.ModelProto) -> Prepared:
     list_layers(result)  # refuses nameless layers and open shapes
     _give_own_weights(result)
     normalised = _fold(result)
+    _drop_unused(result)
     return Prepared(result, normalised)
 
 
@@ -152,6 +153,15 @@ def _constants_to_initializers(model: onnx.ModelProto) -> None:
             kept.append(copied)
     del model.graph.node[:]
     model.graph.node.extend(kept)
+
+
+def _drop_unused(model: onnx.ModelProto) -> None:
+    used = {name for node in model.graph.node for name in node.input}
+    used |= {value.name for value in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(copies)
 
 
 def _give_own_weights(model: onnx.ModelProto) -> None:

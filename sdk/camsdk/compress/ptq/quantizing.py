@@ -11,7 +11,7 @@ the rounded weights.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -116,7 +116,8 @@ def quantize_after_training(
     Args:
         model: ONNX with one input of a fixed shape and named nodes, BatchNorm folded or not.
         calibration: Preprocessed inputs, each of the input's shape with or without the batch axis;
-            taken once, one by one. None makes inputs up.
+            taken once, one by one. None makes inputs up, and the range rule "mean" becomes
+            "extreme".
         synthesis: How, then: the mean and std of the manifest.
         seed: Of everything random.
         on_progress: Called with steps done and steps in all.
@@ -256,6 +257,8 @@ class _Work:
 
     def _ranges(self, rounded: onnx.ModelProto) -> Mapping[str, ActivationRange]:
         wanted = _activation_options(float_tensors(rounded), self._layers, self._options)
+        if self._is_synthetic:
+            wanted = {name: _for_synthetic(of) for name, of in wanted.items()}
         observers = observe(rounded, wanted, self._inputs)
         return {name: observers[name].range(of) for name, of in wanted.items()}
 
@@ -300,6 +303,13 @@ def _activation_options(
             wanted[layer.input] = of
     other = ActivationOptions(8, options.activations.range_rule)
     return {name: wanted.get(name, other) for name in tensors if name not in left_out}
+
+
+def _for_synthetic(options: ActivationOptions) -> ActivationOptions:
+    """One made-up input says little about extremes, so only all of them together count."""
+    if options.range_rule == "mean":
+        return replace(options, range_rule="extreme")
+    return options
 
 
 def _stages(layers: Sequence[Layer]) -> list[list[Layer]]:

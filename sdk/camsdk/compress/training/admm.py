@@ -48,8 +48,9 @@ class AdmmOptions:
     """How the relaxed phase runs.
 
     Attributes:
-        relaxed: Share of the training that is ADMM on float weights; 1.0 is the paper's method. None
-            by default: at one epoch of ResNet-20 a share of 0.15 lost accuracy, most at 2 bits.
+        relaxed: Share of the training that is ADMM on float weights; 1.0 is the paper's method.
+            None by default: at one epoch of ResNet-20 a share of 0.15 lost accuracy, most so at
+            2 bits.
         first_rho, last_rho: Weight of the augmented term per weight, rising geometrically.
         has_extra_gradient: Whether the relaxed phase takes each gradient twice (section 3.1).
     """
