@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import ValidationError
-
 from camsdk.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -93,6 +91,8 @@ def make_import_draft(
         InvalidInput: The description does not fit the model.
         UnsupportedModel, RuntimeFailure: As ``packaging.make_draft``.
     """
+    from pydantic import ValidationError
+
     from camsdk.artifact.manifest import InputSpec, Lineage, OutputSpec, describe
     from camsdk.compress.packaging import TOOL_VERSION, Description, make_draft
 
