@@ -3,8 +3,6 @@
 import copy
 
 import torch
-from camsdk.compress.training.admm import AdmmMethod
-from camsdk.compress.training.method import Method
 from torch import Tensor, nn
 
 from camsdk.compress.options import (
@@ -15,6 +13,8 @@ from camsdk.compress.options import (
     QuantizeOptions,
     WeightOptions,
 )
+from camsdk.compress.training.admm import AdmmMethod
+from camsdk.compress.training.method import Method
 from camsdk.compress.training.pruning import PruneMethod
 from peers.recipe import Contender, Row
 
