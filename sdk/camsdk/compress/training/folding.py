@@ -28,6 +28,11 @@ F64 = NDArray[np.float64]
 
 _SMALLEST: Final = 1e-30
 
+_PASSING: Final = frozenset(("Reshape", "Transpose", "MaxPool", "Flatten", "Squeeze", "Unsqueeze"))
+"""Rounding before them is the same as behind; in integers both sides share one scale."""
+
+_SHARING: Final = _PASSING | {"Resize"}
+
 
 @dataclass(frozen=True, eq=False)
 class Folded:
@@ -140,12 +145,16 @@ def _of_layers(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> dict[str,
     found: dict[str, ActivationRange] = {}
     for tensor, readers in by_tensor.items():
         wanted = [_range(ranges[layer.name]) for layer in readers]
-        is_shared = _reader_count(model, tensor) > len(readers)
+        source = _source(model, tensor)
+        is_shared = _reader_count(model, tensor) > len(readers) or (
+            source != tensor and source in by_tensor
+        )
+        is_shared |= _producer(model, source) in _SHARING
         if all(of.bit_width == 8 for of in wanted):
             low, high = min(of.low for of in wanted), max(of.high for of in wanted)
-            found[tensor] = ActivationRange(low, high)
+            found[tensor] = found[source] = ActivationRange(low, high)
         elif len(set(wanted)) == 1 and not is_shared:
-            found[tensor] = wanted[0]
+            found[tensor] = found[source] = wanted[0]
         else:
             found |= _copied(model, tensor, readers, wanted)
     return found
@@ -173,6 +182,21 @@ def _copied(
 def _range(of: Range) -> ActivationRange:
     low, high, bit_width = of
     return ActivationRange(low, high, bit_width)
+
+
+def _source(model: onnx.ModelProto, tensor: str) -> str:
+    """Where the tensor's values come from through operators that only move them."""
+    by_output = {output: node for node in model.graph.node for output in node.output}
+    while (node := by_output.get(tensor)) is not None and node.op_type in _PASSING:
+        if _reader_count(model, node.input[0]) > 1:
+            break
+        tensor = node.input[0]
+    return tensor
+
+
+def _producer(model: onnx.ModelProto, tensor: str) -> str:
+    """Operator that a tensor comes from, "" for an input."""
+    return next((node.op_type for node in model.graph.node if tensor in node.output), "")
 
 
 def _reader_count(model: onnx.ModelProto, tensor: str) -> int:
