@@ -62,7 +62,9 @@ class Quantized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.input_step is not None:
-            if float(x.detach().min()) < 0:  # not after a ReLU: signed, as the paper's Qn asks
+            if (
+                self.input_step.low == 0 and float(x.detach().min()) < 0
+            ):  # not after a ReLU: signed, as the paper's Qn asks
                 high = (self.input_step.high + 1) // 2
                 self.input_step.low, self.input_step.high = -high, high - 1
             x = self.input_step(x)
