@@ -23,6 +23,7 @@ from camsdk.compress.graph.layers import (
     Layer,
     attributes,
     constants,
+    drop_unused,
     list_layers,
     shapes,
 )
@@ -77,7 +78,7 @@ def fold(
     known = shapes(result)
     for layer in list_layers(result):
         _Folding(result, layer, known, coded).run(keep_batchnorm=keep_batchnorm)
-    _drop_unused(result)
+    drop_unused(result)
     return Folded(result, coded)
 
 
@@ -101,6 +102,8 @@ class _Folding:
     def run(self, *, keep_batchnorm: bool) -> None:
         if self._layer.bias is None and len(self._node.input) > 2 and self._node.input[2]:
             return  # its bias is computed
+        if self._layer.operator == "ConvTranspose" and self._layer.groups > 1:
+            return  # one stored filter serves an output channel of every group
         bias = self._bias()
         total = self._own(bias)
         if total is None:
@@ -191,7 +194,7 @@ class _Folding:
         layer, node = self._layer, self._node
         kind = self._stored[layer.weight].dtype
         if layer.name in self._coded:
-            self._coded[layer.name] = _scaled(self._coded[layer.name], total.factor)
+            self._coded[layer.name] = scaled(self._coded[layer.name], total.factor)
             values: NDArray[np.floating] = self._coded[layer.name].values
         else:
             filters = layer.filters_first(self._stored[layer.weight]).astype(np.float64)
@@ -237,8 +240,12 @@ def _composed(first: _Affine, second: _Affine) -> _Affine:
     return _Affine(first.factor * second.factor, shift)
 
 
-def _scaled(coded: CodedTensor, factor: Doubles) -> CodedTensor:
-    """Codes and scales of the weights times a factor per filter."""
+def scaled(coded: CodedTensor, factor: Doubles) -> CodedTensor:
+    """Codes and scales of weights whose filters are multiplied by factors of any sign.
+
+    Args:
+        factor: float64 (filters,). Codes keep their size; where it is 0 they are 0.
+    """
     if coded.scale.ndim == 0 and np.all(factor == factor[0]) and factor[0] > 0:
         return CodedTensor(
             coded.codes, np.array(coded.scale * factor[0], np.float32), coded.code_set
@@ -248,12 +255,3 @@ def _scaled(coded: CodedTensor, factor: Doubles) -> CodedTensor:
     signs = np.where(scale < _SMALLEST, 0, np.sign(factor)).astype(np.int8)
     codes = coded.codes * signs.reshape(-1, *(1,) * (coded.codes.ndim - 1))
     return CodedTensor(codes, np.where(signs == 0, np.float32(1), scale), coded.code_set)
-
-
-def _drop_unused(model: onnx.ModelProto) -> None:
-    used = {name for node in model.graph.node for name in node.input}
-    used |= {value.name for value in model.graph.output}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(copies)

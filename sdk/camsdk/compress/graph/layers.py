@@ -134,6 +134,17 @@ def count_macs(model: onnx.ModelProto, weights: Mapping[str, CodedTensor] | None
     return Macs(total, nonzero)
 
 
+def drop_unused(model: onnx.ModelProto) -> None:
+    """Remove initializers that nothing reads."""
+    used = {name for node in model.graph.node for name in node.input}
+    used |= {value.name for value in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    # Deleting the field invalidates what was taken from it.
+    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(copies)
+
+
 def attributes(node: onnx.NodeProto) -> dict[str, object]:
     """Of a node, as Python values."""
     return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from camsdk.compress.graph.folding import fold
 from camsdk.compress.graph.layers import LAYER_OPERATORS, Layer, attributes, constants, list_layers
 from camsdk.compress.ptq.probing import Floats, probe
 
@@ -55,9 +56,15 @@ def prepare(model: onnx.ModelProto) -> Prepared:
     _constants_to_initializers(result)
     list_layers(result)  # refuses nameless layers and open shapes
     _give_own_weights(result)
-    normalised = _fold(result)
-    _drop_unused(result)
-    return Prepared(result, normalised)
+    known = _statistics_of_norms(result)
+    folded = fold(result).model
+    # Where more was folded than the BatchNorm, its statistics are not those of the output.
+    normalised = {
+        layer.name: known[layer.name][1]
+        for layer in list_layers(folded)
+        if layer.name in known and known[layer.name][0] == layer.output
+    }
+    return Prepared(folded, normalised)
 
 
 def write(model: onnx.ModelProto, values: Mapping[str, NDArray[np.generic]]) -> None:
@@ -155,15 +162,6 @@ def _constants_to_initializers(model: onnx.ModelProto) -> None:
     model.graph.node.extend(kept)
 
 
-def _drop_unused(model: onnx.ModelProto) -> None:
-    used = {name for node in model.graph.node for name in node.input}
-    used |= {value.name for value in model.graph.output}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(copies)
-
-
 def _give_own_weights(model: onnx.ModelProto) -> None:
     stored = constants(model)
     layers = {layer.name: layer for layer in list_layers(model)}
@@ -187,37 +185,16 @@ def _give_own_weights(model: onnx.ModelProto) -> None:
             write(model, {node.input[2]: np.zeros(layer.shape[0], kind)})
 
 
-def _fold(model: onnx.ModelProto) -> dict[str, Normalised]:
-    """Fold every BatchNormalization that alone reads a layer's output."""
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    outputs = {value.name for value in model.graph.output}
-    normalised, gone = {}, []
-    nodes = {node.name: node for node in model.graph.node}
-    for layer in list_layers(model):
-        following = readers.get(layer.output, [])
-        is_alone = len(following) == 1 and layer.output not in outputs
-        if not is_alone or following[0].op_type != "BatchNormalization" or layer.bias is None:
-            continue
-        norm = following[0]
-        normalised[layer.name] = _fold_one(model, layer, norm)
-        nodes[layer.name].output[0] = norm.output[0]
-        gone.append(norm)
-    for node in gone:
-        model.graph.node.remove(node)
-    return normalised
-
-
-def _fold_one(model: onnx.ModelProto, layer: Layer, norm: onnx.NodeProto) -> Normalised:
+def _statistics_of_norms(model: onnx.ModelProto) -> dict[str, tuple[str, Normalised]]:
+    """By layer name, where a BatchNorm alone reads its output: that one's output and statistics."""
     stored = constants(model)
-    gamma, beta, mean, variance = (stored[name].astype(np.float64) for name in norm.input[1:5])
-    epsilon = attributes(norm).get("epsilon", 1e-5)
-    assert isinstance(epsilon, float)
-    factor = gamma / np.sqrt(variance + epsilon)
-    assert layer.bias is not None
-    bias = (doubles(model, layer.bias) - mean) * factor + beta
-    _scale_filters(model, layer, factor)
-    write(model, {layer.bias: bias})
-    return Normalised(beta, np.abs(gamma))
+    by_input = {
+        node.input[0]: node for node in model.graph.node if node.op_type == "BatchNormalization"
+    }
+    found = {}
+    for layer in list_layers(model):
+        norm = by_input.get(layer.output)
+        if norm is not None and norm.input[1] in stored and norm.input[2] in stored:
+            gamma, beta = (stored[name].astype(np.float64) for name in norm.input[1:3])
+            found[layer.name] = (norm.output[0], Normalised(beta, np.abs(gamma)))
+    return found

@@ -10,23 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 from torch import Tensor
 
 from camsdk.compress.codes import CodedTensor
-from camsdk.compress.graph.layers import Layer, constants, list_layers
+from camsdk.compress.graph import folding as graph_folding
+from camsdk.compress.graph.layers import Layer, list_layers
 from camsdk.compress.graph.qdq import ActivationRange
 from camsdk.compress.training.method import Range
-from camsdk.compress.training.twin import Twin, drop_unused
+from camsdk.compress.training.twin import Twin
 from camsdk.errors import InvalidInput
-
-F64 = NDArray[np.float64]
-
-_SMALLEST: Final = 1e-30
 
 _PASSING: Final = frozenset(("Reshape", "Transpose", "MaxPool", "Flatten", "Squeeze", "Unsqueeze"))
 """Rounding before them is the same as behind; in integers both sides share one scale."""
@@ -69,71 +64,17 @@ def fold(
     unknown = sorted((coded.keys() | ranges.keys()) - twin.layer_of.keys())
     if unknown:
         raise InvalidInput(f"the network has no layer {', '.join(unknown)}")
-    model = twin.write_back()
-    weights = {twin.layer_of[name]: tensor for name, tensor in coded.items()}
-    _fold_norms(model, weights)
+    folded = graph_folding.fold(
+        twin.write_back(), {twin.layer_of[name]: tensor for name, tensor in coded.items()}
+    )
+    model = folded.model
     activations = _of_layers(model, {twin.layer_of[name]: of for name, of in ranges.items()})
     present = {value.name for value in model.graph.input}
     present |= {tensor for node in model.graph.node for tensor in node.output}
     for tensor, (low, high) in _observed(twin, calibration).items():
         if tensor in present and tensor not in activations:
             activations[tensor] = ActivationRange(min(low, 0.0), max(high, 0.0))
-    return Folded(model, weights, activations)
-
-
-def _fold_norms(model: onnx.ModelProto, weights: dict[str, CodedTensor]) -> None:
-    """Fold every BatchNorm that follows a layer; changes both arguments."""
-    layers = {layer.output: layer for layer in list_layers(model)}
-    nodes = {node.output[0]: node for node in model.graph.node}
-    held = constants(model)
-    read = [tensor for node in model.graph.node for tensor in node.input]
-    read += [value.name for value in model.graph.output]
-    for norm in [node for node in model.graph.node if node.op_type == "BatchNormalization"]:
-        layer = layers.get(norm.input[0])
-        if layer is None or read.count(layer.output) > 1 or not _has_bias_and_axis(layer):
-            continue
-        gamma, beta, mean, variance = (held[n].astype(np.float64) for n in norm.input[1:5])
-        epsilon = next((item.f for item in norm.attribute if item.name == "epsilon"), 1e-5)
-        factor = gamma / np.sqrt(variance + epsilon)
-        node = nodes[layer.output]
-        bias = np.zeros_like(mean) if layer.bias is None else held[layer.bias].astype(np.float64)
-        _set(model, node, 2, (bias - mean) * factor + beta)
-        first = layer.filters_first(held[layer.weight]).astype(np.float64)
-        _set(model, node, 1, layer.as_stored(first * _along(factor, first.ndim)))
-        if layer.name in weights:
-            weights[layer.name] = scaled(weights[layer.name], factor)
-        node.output[0] = norm.output[0]
-        model.graph.node.remove(norm)
-    drop_unused(model)
-
-
-def scaled(coded: CodedTensor, factor: F64) -> CodedTensor:
-    """The codes of a layer whose filters are multiplied by factors of any sign, shape (filters,).
-
-    Codes keep their size; where the factor is 0 they are 0.
-    """
-    scale = (np.broadcast_to(coded.scale, factor.shape) * np.abs(factor)).astype(np.float32)
-    # A factor so small that the scale is no normal number is as good as 0.
-    signs = np.where(scale < _SMALLEST, 0, np.sign(factor)).astype(np.int8)
-    codes = coded.codes * _along(signs, coded.codes.ndim)
-    return CodedTensor(codes, np.where(signs == 0, np.float32(1), scale), coded.code_set)
-
-
-def _has_bias_and_axis(layer: Layer) -> bool:
-    """Whether a bias can be given, and axis 0 of the weights is the channel that is normalised."""
-    return layer.operator != "MatMul" and (layer.operator != "ConvTranspose" or layer.groups == 1)
-
-
-def _along(values: np.ndarray, rank: int) -> np.ndarray:
-    return values.reshape(-1, *[1] * (rank - 1))
-
-
-def _set(model: onnx.ModelProto, node: onnx.NodeProto, index: int, value: np.ndarray) -> None:
-    name = f"{node.name}.folded.{index}"
-    model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
-    while len(node.input) <= index:
-        node.input.append("")
-    node.input[index] = name
+    return Folded(model, folded.weights, activations)
 
 
 def _of_layers(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> dict[str, ActivationRange]:

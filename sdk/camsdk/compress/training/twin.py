@@ -21,7 +21,13 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from camsdk.compress.graph.layers import LAYER_OPERATORS, attributes, constants, shapes
+from camsdk.compress.graph.layers import (
+    LAYER_OPERATORS,
+    attributes,
+    constants,
+    drop_unused,
+    shapes,
+)
 from camsdk.compress.training.twin_operators import OPERATORS, integers, padded, window_pads
 from camsdk.errors import UnsupportedModel
 
@@ -211,15 +217,6 @@ def to_torch(model: onnx.ModelProto) -> Twin:
     held = {k: torch.from_numpy(np.array(v)) for k, v in fixed.items() if k in read}
     batch = known.get(_fed(model)[0], (None,))[0]
     return Twin(TwinModule(model, steps, modules, held, batch), model, layer_of)
-
-
-def drop_unused(model: onnx.ModelProto) -> None:
-    """Remove initializers that nothing reads."""
-    used = {tensor for node in model.graph.node for tensor in node.input}
-    used |= {value.name for value in model.graph.output}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
 
 
 def _fed(model: onnx.ModelProto) -> tuple[str, ...]:

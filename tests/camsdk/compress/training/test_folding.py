@@ -3,14 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from camsdk.compress.codes import project
 from camsdk.compress.graph.layers import list_layers
 from camsdk.compress.graph.qdq import emit_qdq
-from camsdk.compress.options import CodeSet, TrainOptions
-from camsdk.compress.training.folding import fold, scaled
+from camsdk.compress.options import TrainOptions
+from camsdk.compress.training.folding import fold
 from camsdk.compress.training.tasks import Classification
 from camsdk.compress.training.trainer import train
 from camsdk.compress.training.twin import Twin, to_torch
@@ -22,28 +19,6 @@ from support.rounding import Rounding
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
-
-
-@given(
-    factor=st.lists(st.floats(-3, 3), min_size=4, max_size=4),
-    bits=st.integers(1, 8),
-    is_per_tensor=st.booleans(),
-    seed=st.integers(0, 99),
-)
-@settings(max_examples=60, deadline=None)
-def test_a_factor_for_each_filter_changes_scales_and_signs_alone(
-    factor, bits, is_per_tensor, seed
-) -> None:
-    weights = np.random.default_rng(seed).standard_normal((4, 3, 3, 3))
-    coded = project(weights, CodeSet(bits), "tensor" if is_per_tensor else "filter")
-    factors = np.array(factor)
-    result = scaled(coded, factors)
-    wanted = coded.values * factors[:, None, None, None]
-    np.testing.assert_allclose(result.values, wanted, rtol=1e-5, atol=1e-25)
-    kept = np.abs(factors) > 1e-25
-    np.testing.assert_array_equal(np.abs(result.codes[kept]), np.abs(coded.codes[kept]))
-    assert result.scale.shape == (4,)
-    assert (result.scale > 0).all()
 
 
 def trained(method: Rounding, graph: Graph) -> tuple[Twin, torch.Tensor]:
