@@ -24,7 +24,7 @@ from camsdk.compress import nanodet
 from camsdk.compress.clips import ClipSplit, count_frames, read_frames, split_clip
 from camsdk.compress.library_int8 import compress_int8
 from camsdk.compress.packaging import Draft
-from camsdk.compress.quantize import QuantizeOptions
+from camsdk.compress.quantize import Int8Options
 from camsdk.compress.sessions import Session
 
 
@@ -66,10 +66,10 @@ def run(calibration: int, evaluation: int, size: tuple[int, int]) -> list[Figure
         assets.pull("nanodet.json"), assets.pull("nanodet.bin"), size=size
     )
     split = split_clip(count_frames(clip), calibration=calibration, evaluation=evaluation)
-    return [measure(source, clip, split, QuantizeOptions(weight_bits=bits)) for bits in (7, 8)]
+    return [measure(source, clip, split, Int8Options(weight_bits=bits)) for bits in (7, 8)]
 
 
-def measure(source: Draft, clip: Path, split: ClipSplit, options: QuantizeOptions) -> Figures:
+def measure(source: Draft, clip: Path, split: ClipSplit, options: Int8Options) -> Figures:
     """Quantize, evaluate, and time what surrounds an inference."""
     started = time.perf_counter()
     made = compress_int8(source, clip, options=options, split=split)

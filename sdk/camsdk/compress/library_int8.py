@@ -17,7 +17,7 @@ from camsdk.compress.compressing import TOOL, OnProgress, check_float, evaluate
 from camsdk.compress.evaluate import Agreement
 from camsdk.compress.footage import Footage, open_footage
 from camsdk.compress.packaging import TOOL_VERSION, Draft, describe, make_draft
-from camsdk.compress.quantize import DEFAULTS, Quantized, QuantizeOptions, quantize_int8
+from camsdk.compress.quantize import DEFAULTS, Int8Options, Quantized, quantize_int8
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def compress_int8(
     *,
     name: str | None = None,
     version: int | None = None,
-    options: QuantizeOptions = DEFAULTS,
+    options: Int8Options = DEFAULTS,
     split: ClipSplit | None = None,
     on_progress: OnProgress | None = None,
 ) -> Compressed:
@@ -89,7 +89,7 @@ def _quantized(
     source: Draft,
     footage: Footage,
     split: ClipSplit,
-    options: QuantizeOptions,
+    options: Int8Options,
     progress: "_Progress",
 ) -> Quantized:
     frames = footage.read(split.calibration)

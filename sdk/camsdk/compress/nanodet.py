@@ -26,7 +26,7 @@ from camsdk.compress.importers.tfjs import convert_graph
 from camsdk.compress.importers.tfjs_reader import Array, TfGraph, read_graph
 from camsdk.compress.library_int8 import compress_int8
 from camsdk.compress.packaging import TOOL_VERSION, Description, Draft, make_draft
-from camsdk.compress.quantize import DEFAULTS, QuantizeOptions
+from camsdk.compress.quantize import DEFAULTS, Int8Options
 from camsdk.errors import InvalidInput, UnsupportedModel
 
 NAME: Final = "nanodet-g"
@@ -155,7 +155,7 @@ def build(
     size: tuple[int, int] = DEFAULT_SIZE,
     name: str = NAME,
     version: int = 1,
-    options: QuantizeOptions = DEFAULTS,
+    options: Int8Options = DEFAULTS,
     on_progress: OnProgress | None = None,
 ) -> tuple[Manifest, Mapping[str, bytes]]:
     """Import, quantize to int8 and evaluate against float: ready for ``bundle.pack``.

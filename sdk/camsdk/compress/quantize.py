@@ -30,34 +30,15 @@ from numpy.typing import NDArray
 from onnxruntime import quantization
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+from camsdk.compress.graph.qdq import QUANTIZED_OPERATORS
 from camsdk.errors import InvalidInput
 
 Array = NDArray[np.generic]
 
-QUANTIZED_OPERATORS: Final = (
-    "Add",
-    "AveragePool",
-    "Clip",
-    "Concat",
-    "Conv",
-    "Gemm",
-    "GlobalAveragePool",
-    "LeakyRelu",
-    "MatMul",
-    "MaxPool",
-    "Mul",
-    "Pad",
-    "Relu",
-    "Reshape",
-    "Resize",
-    "Sigmoid",
-    "Transpose",
-)
-
 
 @dataclass(frozen=True)
-class QuantizeOptions:
-    """How to quantize.
+class Int8Options:
+    """How onnxruntime's quantizer is to work; ``options.QuantizeOptions`` is for all the rest.
 
     Attributes:
         weight_bits: 7 gives the same integers on every processor, 8 needs VNNI or ARM; see above.
@@ -79,7 +60,7 @@ class QuantizeOptions:
         }
 
 
-DEFAULTS: Final = QuantizeOptions()
+DEFAULTS: Final = Int8Options()
 
 
 @dataclass(frozen=True)
@@ -121,7 +102,7 @@ def quantize_int8(
     model: onnx.ModelProto,
     calibration: Iterable[Array],
     *,
-    options: QuantizeOptions = DEFAULTS,
+    options: Int8Options = DEFAULTS,
     on_input: Callable[[int], None] | None = None,
 ) -> Quantized:
     """Quantize a float model.
@@ -130,7 +111,7 @@ def quantize_int8(
         model: One input; shapes static.
         calibration: Input tensors such as the model will meet; a few dozen suffice. Taken one by
             one, never held together.
-        options: See ``QuantizeOptions``.
+        options: See ``Int8Options``.
         on_input: Called with the number of inputs taken.
 
     Returns:
@@ -160,7 +141,7 @@ def quantize_int8(
     return Quantized(result, reader.digest.hexdigest(), reader.count)
 
 
-def _arguments(options: QuantizeOptions) -> dict[str, Any]:
+def _arguments(options: Int8Options) -> dict[str, Any]:
     return {
         "quant_format": quantization.QuantFormat.QDQ,
         "op_types_to_quantize": list(QUANTIZED_OPERATORS),

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from camsdk.artifact.onnx_check import check_model
-from camsdk.compress.quantize import Array, QuantizeOptions, quantize_int8
+from camsdk.compress.quantize import Array, Int8Options, quantize_int8
 from camsdk.compress.sessions import Session
 from camsdk.errors import InvalidInput, RuntimeFailure
 
@@ -56,7 +56,7 @@ def int8_weights(model: onnx.ModelProto) -> list[Array]:
 def test_outputs_stay_within_a_few_steps() -> None:
     model = small_network()
     # Extreme ranges clip nothing of what was seen, so the largest error has a bound too.
-    quantized = quantize_int8(model, inputs(12), options=QuantizeOptions(is_mean_range=False))
+    quantized = quantize_int8(model, inputs(12), options=Int8Options(is_mean_range=False))
     exact, coarse = Session(model.SerializeToString()), Session(quantized.model.SerializeToString())
     for tensor in inputs(5, seed=99):
         for name, value in exact.infer(tensor).items():
@@ -70,7 +70,7 @@ def test_weights_of_seven_bits_cannot_saturate_pairs_in_sixteen() -> None:
     narrow = int8_weights(quantize_int8(small_network(), inputs(4)).model)
     assert len(narrow) == 2
     assert all(2 * 255 * int(np.abs(value).max()) < 2**15 for value in narrow)
-    wide = quantize_int8(small_network(), inputs(4), options=QuantizeOptions(weight_bits=8))
+    wide = quantize_int8(small_network(), inputs(4), options=Int8Options(weight_bits=8))
     assert all(np.abs(value).max() == 127 for value in int8_weights(wide.model))
 
 
@@ -88,12 +88,12 @@ def test_mean_ranges_are_not_set_by_one_outlier() -> None:
     sample = inputs(1, seed=50)[0]
     exact = Session(small_network().SerializeToString()).infer(sample)["y"]
 
-    def error(options: QuantizeOptions) -> float:
+    def error(options: Int8Options) -> float:
         model = quantize_int8(small_network(), [*calm, outlier], options=options).model
         found = Session(model.SerializeToString()).infer(sample)["y"]
         return float(np.abs(found - exact).mean())
 
-    assert error(QuantizeOptions(is_mean_range=True)) < error(QuantizeOptions(is_mean_range=False))
+    assert error(Int8Options(is_mean_range=True)) < error(Int8Options(is_mean_range=False))
 
 
 def test_devices_accept_the_result_and_progress_is_told() -> None:
@@ -104,13 +104,11 @@ def test_devices_accept_the_result_and_progress_is_told() -> None:
 
 
 def test_layers_may_stay_in_float() -> None:
-    options = QuantizeOptions(float_layers=("last",))
+    options = Int8Options(float_layers=("last",))
     quantized = quantize_int8(small_network(), inputs(3), options=options)
     assert len(int8_weights(quantized.model)) == 1
     with pytest.raises(InvalidInput, match="no layer nothing"):
-        quantize_int8(
-            small_network(), inputs(3), options=QuantizeOptions(float_layers=("nothing",))
-        )
+        quantize_int8(small_network(), inputs(3), options=Int8Options(float_layers=("nothing",)))
 
 
 def test_without_inputs_there_is_nothing_to_calibrate_on() -> None:

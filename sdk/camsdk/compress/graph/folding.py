@@ -102,8 +102,6 @@ class _Folding:
     def run(self, *, keep_batchnorm: bool) -> None:
         if self._layer.bias is None and len(self._node.input) > 2 and self._node.input[2]:
             return  # its bias is computed
-        if self._layer.operator == "ConvTranspose" and self._layer.groups > 1:
-            return  # one stored filter serves an output channel of every group
         bias = self._bias()
         total = self._own(bias)
         if total is None:
