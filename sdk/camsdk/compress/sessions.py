@@ -12,7 +12,7 @@ from camsdk.errors import RuntimeFailure
 
 Array = NDArray[np.generic]
 
-_FAILURES: tuple[type[Exception], ...] = (
+ENGINE_FAILURES: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
     # Its own errors have no base of their own below Exception.
@@ -44,7 +44,7 @@ class Session:
             self._session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"]
             )
-        except _FAILURES as error:
+        except ENGINE_FAILURES as error:
             raise RuntimeFailure(f"the model cannot be loaded: {error}") from error
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._input = self._session.get_inputs()[0].name
@@ -57,6 +57,6 @@ class Session:
         """
         try:
             values = self._session.run(self._outputs, {self._input: tensor})
-        except _FAILURES as error:
+        except ENGINE_FAILURES as error:
             raise RuntimeFailure(f"the model cannot be run: {error}") from error
         return dict(zip(self._outputs, values, strict=True))

@@ -14,8 +14,8 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper
-from onnxruntime.capi import onnxruntime_pybind11_state as binding
 
+from camsdk.compress.sessions import ENGINE_FAILURES
 from camsdk.errors import InternalError, RuntimeFailure, UnsupportedModel
 
 Array = NDArray[np.generic]
@@ -27,16 +27,6 @@ TOLERANCE: Final = 1e-4
 _EXTREME: Final = 1e3
 """Far beyond what normalised inputs are, and far from what overflows in float32."""
 _SEED: Final = 0
-
-_FAILURES: tuple[type[Exception], ...] = (
-    RuntimeError,
-    ValueError,
-    *(  # onnxruntime's own errors have no base of their own below Exception
-        cls
-        for cls in vars(binding).values()
-        if isinstance(cls, type) and issubclass(cls, Exception)
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -125,7 +115,7 @@ def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-    except _FAILURES as error:
+    except ENGINE_FAILURES as error:
         raise RuntimeFailure(f"the model cannot be loaded: {error}") from error
 
 
@@ -133,7 +123,7 @@ def _run(session: onnxruntime.InferenceSession, values: Inputs) -> dict[str, Arr
     names = [output.name for output in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, dict(values)), strict=True))
-    except _FAILURES as error:
+    except ENGINE_FAILURES as error:
         raise RuntimeFailure(f"the model cannot be run: {error}") from error
 
 

@@ -11,8 +11,8 @@ from typing import Final
 import onnx
 import onnxruntime
 from onnx import TensorProto
-from onnxruntime.capi import onnxruntime_pybind11_state as binding
 
+from camsdk.compress.sessions import ENGINE_FAILURES
 from camsdk.errors import NotFound, ResourceExhausted, UnsupportedModel
 
 MAX_FILE_BYTES: Final = 512 << 20
@@ -29,17 +29,6 @@ CHECKER_ERRORS: Final = (
     MemoryError,
 )
 """What onnx raises about a model."""
-
-_LOAD_ERRORS: Final[tuple[type[Exception], ...]] = (
-    RuntimeError,
-    ValueError,
-    # Its own errors have no base of their own below Exception.
-    *(
-        cls
-        for cls in vars(binding).values()
-        if isinstance(cls, type) and issubclass(cls, Exception)
-    ),
-)
 
 
 def read_limited(path: Path, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
@@ -135,7 +124,7 @@ def _check_loads(model: onnx.ModelProto) -> None:
         onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-    except _LOAD_ERRORS as error:
+    except ENGINE_FAILURES as error:
         raise UnsupportedModel(f"onnxruntime does not load the model: {error}") from error
 
 
