@@ -49,6 +49,9 @@ SOURCES = {
     "ours": ("sdk/camsdk/compress/training", "sdk/camsdk/compress/codes.py",
              "sdk/camsdk/compress/sparsity.py", "sdk/camsdk/compress/options.py"),
 }  # fmt: skip
+BORROWED = {"ours": ("distilling.py",), "lsq_distilled": ("lsq.py", "distilling.py")}
+"""Files beside a method's own that decide its result."""
+NETWORKS = ("sdk/camsdk/zoo/resnet.py", "sdk/camsdk/zoo/mobilenetv2.py")
 QUANTIZED = (
     Row("W3A8", 3, 8),
     Row("W3A4", 3, 4),
@@ -96,8 +99,8 @@ def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
 def digest(method: str) -> str:
     """Of the code that decides a method's result."""
     shared = ("recipe.py", "nets.py", f"{method}.py") + ("run.py",) * (method != "pretrain")
-    files = [FOLDER / "peers" / name for name in shared]
-    for source in (*SOURCES.get(method, ()), "sdk/camsdk/zoo"):
+    files = [FOLDER / "peers" / name for name in (*shared, *BORROWED.get(method, ()))]
+    for source in (*SOURCES.get(method, ()), *NETWORKS):
         path = FOLDER.parent / source
         files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
     total = hashlib.sha256()

@@ -5,7 +5,7 @@ import copy
 from torch import Tensor, nn
 
 from peers import lsq
-from peers.ours import _distillation
+from peers.distilling import distillation
 from peers.recipe import Contender, Row
 
 
@@ -16,7 +16,7 @@ def prepare(module: nn.Module, row: Row, edges: tuple[str, ...], example: Tensor
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
         logits = contender.module(images)
-        return nn.functional.cross_entropy(logits, labels) + _distillation(logits, teacher, images)
+        return nn.functional.cross_entropy(logits, labels) + distillation(logits, teacher, images)
 
     contender.loss = loss
     return contender

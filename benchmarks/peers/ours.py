@@ -2,7 +2,6 @@
 
 import copy
 
-import torch
 from torch import Tensor, nn
 
 from camsdk.compress.options import (
@@ -16,9 +15,9 @@ from camsdk.compress.options import (
 from camsdk.compress.training.admm import AdmmMethod
 from camsdk.compress.training.method import Method
 from camsdk.compress.training.pruning import PruneMethod
+from peers.distilling import distillation
 from peers.recipe import Contender, Row
 
-TEMPERATURE = 4.0
 IS_DISTILLED = True
 
 
@@ -32,7 +31,7 @@ def prepare(module: nn.Module, row: Row, edges: tuple[str, ...], example: Tensor
         logits = module(images)
         total = nn.functional.cross_entropy(logits, labels)
         if teacher is not None:
-            total = total + _distillation(logits, teacher, images)
+            total = total + distillation(logits, teacher, images)
         penalty = method.penalty()
         return total if penalty is None else total + penalty
 
@@ -58,12 +57,3 @@ def _method(row: Row, edges: tuple[str, ...]) -> Method:
         layers={edge: LayerOptions() for edge in edges},
     )
     return AdmmMethod(quantize, prune)
-
-
-def _distillation(logits: Tensor, teacher: nn.Module, images: Tensor) -> Tensor:
-    """Hinton et al., arXiv:1503.02531, section 2: softened targets, times the square of T."""
-    with torch.no_grad():
-        target = nn.functional.log_softmax(teacher(images) / TEMPERATURE, 1)
-    given = nn.functional.log_softmax(logits / TEMPERATURE, 1)
-    divergence = nn.functional.kl_div(given, target, log_target=True, reduction="batchmean")
-    return divergence * TEMPERATURE**2
