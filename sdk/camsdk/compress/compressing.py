@@ -6,7 +6,7 @@ goes over into the new manifest unchanged.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -14,27 +14,24 @@ from typing import Final
 import numpy as np
 import onnx
 
-from camsdk.artifact.bundle import pack
 from camsdk.artifact.manifest import Lineage, Precision
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress.clips import ClipSplit, split_clip
-from camsdk.compress.codes import CodedTensor
 from camsdk.compress.evaluate import Agreement, Contender, compare
 from camsdk.compress.footage import Footage
 from camsdk.compress.graph.qdq import emit_qdq
 from camsdk.compress.options import LayerOptions, QuantizeOptions
 from camsdk.compress.packaging import (
     CPU_HARDWARE,
-    PACKED_MEMBER,
     TOOL_VERSION,
     Draft,
     describe,
     make_draft,
 )
-from camsdk.compress.ptq.quantizing import Ptq, quantize_after_training
+from camsdk.compress.ptq.quantizing import quantize_after_training
 from camsdk.compress.ptq.synthetic import Synthesis
-from camsdk.compress.report.collect import draw_samples, layer_facts, peak_rss_bytes
-from camsdk.compress.report.facts import RunFacts, Sample
+from camsdk.compress.report.collect import collect_facts, draw_samples
+from camsdk.compress.report.facts import RunFacts
 from camsdk.compress.sessions import Session
 from camsdk.errors import InvalidInput
 
@@ -42,7 +39,6 @@ OnProgress = Callable[[int, int], None]
 """Called with steps done and steps in all."""
 
 TOOL: Final = "camsdk.compress"
-SAMPLE_FRAMES: Final = 3
 _LOW_PRECISION_BITS: Final = 7
 """From here on weights count as int8: see ``storage_bits``."""
 
@@ -145,9 +141,9 @@ def compress(
             agreement = evaluate(source, draft, footage, split.evaluation, on_frame=run.evaluated)
         manifest = draft.manifest.model_copy(update={"metrics": agreement.as_metrics()})
         draft = replace(draft, manifest=manifest)
-    facts = _facts(source, draft, made, agreement, run.durations)
+    facts = collect_facts(source, draft, made, agreement, run.durations)
     if footage is not None and split is not None:
-        facts = replace(facts, samples=_samples(source, draft, footage, split))
+        facts = replace(facts, samples=draw_samples(source, draft, footage, split.evaluation))
     run.finish()
     return Compressed(draft, agreement, split, facts)
 
@@ -221,53 +217,6 @@ def _lineage(source: Draft, options: QuantizeOptions, inputs: "_Inputs", seed: i
 def _told(of: LayerOptions) -> str:
     weights = "float" if of.weights is None else f"w{of.weights.code_set.bit_width}"
     return weights + ("" if of.activations is None else f"a{of.activations.bit_width}")
-
-
-def _facts(
-    source: Draft,
-    draft: Draft,
-    made: Ptq,
-    agreement: Agreement | None,
-    durations: Mapping[str, float],
-) -> RunFacts:
-    noise = {
-        name: layer.noise_to_signal
-        for name, layer in made.report.layers.items()
-        if np.isfinite(layer.noise_to_signal)
-    }
-    weights: Mapping[str, CodedTensor] = made.weights
-    sizes = {
-        "float model": len(source.model),
-        "model as devices run it": len(draft.model),
-        "model packed": len(draft.members[PACKED_MEMBER]),
-        "artifact, unsigned": len(pack(draft.manifest, draft.members, None)),
-    }
-    accuracy: dict[str, float] = {}
-    latency: dict[str, float] = {}
-    if agreement is not None:
-        accuracy = {f"AP50 against float, {name}": ap for name, ap in agreement.ap50.items()}
-        latency = {
-            "onnxruntime, float": agreement.reference_ms,
-            "onnxruntime, compressed": agreement.candidate_ms,
-        }
-    return RunFacts(
-        source=source.manifest.reference,
-        result=draft.manifest.reference,
-        options=draft.manifest.lineage.options,
-        layers=layer_facts(made.model, weights, made.activations, noise, {}),
-        sizes_bytes=sizes,
-        accuracy={name: value for name, value in accuracy.items() if np.isfinite(value)},
-        latency_ms=latency,
-        duration_s=durations,
-        peak_rss_bytes=peak_rss_bytes(),
-    )
-
-
-def _samples(source: Draft, draft: Draft, footage: Footage, split: ClipSplit) -> tuple[Sample, ...]:
-    """A few of the evaluation frames, evenly spaced."""
-    step = max(1, len(split.evaluation) // SAMPLE_FRAMES)
-    chosen = split.evaluation[::step][:SAMPLE_FRAMES]
-    return draw_samples(_contender(source), _contender(draft), footage.read(chosen))
 
 
 class _Inputs:

@@ -2,20 +2,75 @@
 
 import resource
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import onnx
 
+from camsdk.artifact.bundle import pack
 from camsdk.artifact.decode import decode
+from camsdk.artifact.manifest import Manifest
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress.codes import CodedTensor
-from camsdk.compress.evaluate import Contender
+from camsdk.compress.evaluate import Agreement
+from camsdk.compress.footage import Footage
 from camsdk.compress.graph.layers import constants, list_layers
 from camsdk.compress.graph.qdq import ActivationRange
+from camsdk.compress.packaging import PACKED_MEMBER, Draft
+from camsdk.compress.ptq.quantizing import Ptq
 from camsdk.compress.report.drawing import boxed
-from camsdk.compress.report.facts import LayerFacts, Sample, histogram
+from camsdk.compress.report.facts import LayerFacts, RunFacts, Sample, histogram
+from camsdk.compress.sessions import Session
 from camsdk.vision.frames import Frame
+
+SAMPLE_FRAMES: Final = 3
+
+
+def collect_facts(
+    source: Draft,
+    draft: Draft,
+    made: Ptq,
+    agreement: Agreement | None,
+    durations: Mapping[str, float],
+) -> RunFacts:
+    """All facts but the samples.
+
+    Args:
+        source, draft: The float artifact and the compressed one.
+        agreement: None where there was nothing to compare on.
+        durations: Seconds by step.
+    """
+    noise = {
+        name: layer.noise_to_signal
+        for name, layer in made.report.layers.items()
+        if np.isfinite(layer.noise_to_signal)
+    }
+    sizes = {
+        "float model": len(source.model),
+        "model as devices run it": len(draft.model),
+        "model packed": len(draft.members[PACKED_MEMBER]),
+        "artifact, unsigned": len(pack(draft.manifest, draft.members, None)),
+    }
+    accuracy: dict[str, float] = {}
+    latency: dict[str, float] = {}
+    if agreement is not None:
+        accuracy = {f"AP50 against float, {name}": ap for name, ap in agreement.ap50.items()}
+        latency = {
+            "onnxruntime, float": agreement.reference_ms,
+            "onnxruntime, compressed": agreement.candidate_ms,
+        }
+    return RunFacts(
+        source=source.manifest.reference,
+        result=draft.manifest.reference,
+        options=draft.manifest.lineage.options,
+        layers=layer_facts(made.model, made.weights, made.activations, noise, {}),
+        sizes_bytes=sizes,
+        accuracy={name: value for name, value in accuracy.items() if np.isfinite(value)},
+        latency_ms=latency,
+        duration_s=durations,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
 
 
 def layer_facts(
@@ -62,17 +117,23 @@ def layer_facts(
 
 
 def draw_samples(
-    reference: Contender, candidate: Contender, frames: Iterable[Frame]
+    source: Draft, draft: Draft, footage: Footage, frames: Sequence[int]
 ) -> tuple[Sample, ...]:
-    """Both models' boxes on the same frames."""
+    """Both models' boxes on a few of these frames, evenly spaced."""
+    chosen = frames[:: max(1, len(frames) // SAMPLE_FRAMES)][:SAMPLE_FRAMES]
+    before, after = Session(source.model), Session(draft.model)
     return tuple(
-        Sample(frame.index, _drawn(reference, frame), _drawn(candidate, frame)) for frame in frames
+        Sample(
+            frame.index,
+            _drawn(source.manifest, before, frame),
+            _drawn(draft.manifest, after, frame),
+        )
+        for frame in footage.read(chosen)
     )
 
 
-def _drawn(contender: Contender, frame: Frame) -> bytes:
-    manifest = contender.manifest
-    outputs = contender.session.infer(make_input(frame, manifest.input))
+def _drawn(manifest: Manifest, session: Session, frame: Frame) -> bytes:
+    outputs = session.infer(make_input(frame, manifest.input))
     found = decode(outputs, manifest, frame.width, frame.height)
     return boxed(frame, found, manifest.classes)
 
