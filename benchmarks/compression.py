@@ -16,33 +16,30 @@ a changed method is measured anew.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
 import statistics
 import subprocess
 import sys
-import venv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import platformdirs
-
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER))
 
-from peers.recipe import Row  # noqa: E402 - the folder of this script is no package
+# the folder of this script is no package
+from peers import environments  # noqa: E402
+from peers.environments import CACHE, ROOT, TORCH, environment  # noqa: E402
+from peers.recipe import Row  # noqa: E402
 
 from camsdk import assets  # noqa: E402
 
-CACHE = Path(platformdirs.user_cache_dir("camplatform")) / "benchmarks"
-TORCH = "torch==2.13.0"
 PEERS = {
-    "brevitas_qat": ("brevitas==0.13.4",),
-    "nncf_qat": ("nncf==3.4.0",),
+    "brevitas_qat": (TORCH, "brevitas==0.13.4"),
+    "nncf_qat": (TORCH, "nncf==3.4.0"),
 }
 """Methods that need an environment of their own, and its pins."""
 SOURCES = {
@@ -100,37 +97,13 @@ def digest(method: str) -> str:
     """Of the code that decides a method's result."""
     shared = ("recipe.py", "nets.py", f"{method}.py") + ("run.py",) * (method != "pretrain")
     files = [FOLDER / "peers" / name for name in (*shared, *BORROWED.get(method, ()))]
-    for source in (*SOURCES.get(method, ()), *NETWORKS):
-        path = FOLDER.parent / source
-        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    total = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            total.update(file.read_bytes())
-    return total.hexdigest()[:12]
+    sources = [ROOT / source for source in (*SOURCES.get(method, ()), *NETWORKS)]
+    return environments.digest([*files, *sources])
 
 
 def interpreter(method: str) -> Path:
     """With the method's own packages; made if there is none."""
-    pins = PEERS.get(method)
-    if pins is None:
-        return Path(sys.executable)
-    folder = CACHE / method
-    python, done = folder / "bin" / "python", folder / "installed.txt"
-    wanted = "\n".join((TORCH, *pins))
-    if not done.is_file() or done.read_text() != wanted:
-        print(f"making the environment of {method} ...", file=sys.stderr)
-        venv.create(folder, clear=True, with_pip=True)
-        command = [python, "-m", "pip", "install", "--quiet", "platformdirs", TORCH, *pins]
-        subprocess.run(command, check=True, timeout=1800, stdout=sys.stderr)
-        done.write_text(wanted)
-    return python
-
-
-def environment() -> dict[str, str]:
-    """For the processes: where the networks and recipes are, one thread each."""
-    paths = os.pathsep.join((str(FOLDER), str(FOLDER.parent / "sdk")))
-    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    return environments.interpreter(method, PEERS.get(method, ()))
 
 
 def pretrained(net: str, seed: int, folder: Path) -> Path:

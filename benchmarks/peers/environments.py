@@ -1,0 +1,54 @@
+"""Environments of the peers of a benchmark, kept in the user's cache folder, and digests of code.
+
+Every peer gets an environment of its own at its first run, since their pins exclude each other.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import platformdirs
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent.parent
+CACHE = Path(platformdirs.user_cache_dir("camplatform")) / "benchmarks"
+TORCH = "torch==2.13.0"
+
+
+def interpreter(name: str, pins: Sequence[str]) -> Path:
+    """Python of the environment ``name`` with what is pinned; made if there is none.
+
+    No pins stand for the environment that runs this.
+    """
+    if not pins:
+        return Path(sys.executable)
+    folder = CACHE / name
+    python, done = folder / "bin" / "python", folder / "installed.txt"
+    wanted = "\n".join(pins)
+    if not done.is_file() or done.read_text() != wanted:
+        print(f"making the environment of {name} ...", file=sys.stderr)
+        venv.create(folder, clear=True, with_pip=True)
+        command = [python, "-m", "pip", "install", "--quiet", "platformdirs", *pins]
+        subprocess.run(command, check=True, timeout=1800, stdout=sys.stderr)
+        done.write_text(wanted)
+    return python
+
+
+def environment() -> dict[str, str]:
+    """For the processes: where the networks and recipes are, one thread each."""
+    paths = os.pathsep.join((str(ROOT / "benchmarks"), str(ROOT / "sdk")))
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """Of the files and of all Python below the folders; what does not exist is left out."""
+    total = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            if file.is_file():
+                total.update(file.read_bytes())
+    return total.hexdigest()[:12]
