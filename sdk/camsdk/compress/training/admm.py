@@ -31,10 +31,12 @@ from camsdk.compress.options import (
     WeightOptions,
 )
 from camsdk.compress.training.importance import saved_tensor
+from camsdk.compress.training.joints import Joints
 from camsdk.compress.training.method import Range, State
 from camsdk.compress.training.projection import project_scale, project_weight
 from camsdk.compress.training.pruning import MaskSchedule
 from camsdk.compress.training.quantizers import InputQuantizer, WeightQuantizer
+from camsdk.compress.training.twin import TwinModule
 from camsdk.errors import InvalidInput
 
 _EDGE_BITS: Final = 8
@@ -149,9 +151,12 @@ class AdmmMethod:
                 f"no such layers in the network: {', '.join(sorted(unknown)) or 'none at all'}",
                 f"those that can be quantized are {', '.join(inputs) or 'convolutions and linear'}",
             )
+        joints = Joints(module, example) if isinstance(module, TwinModule) else None
         for name, sample in inputs.items():
             layer = module.get_submodule(name)
             self._layers[name] = _install(layer, options.of(name), sample)
+        if joints is not None:
+            joints.install()
         if self._schedule is not None:
             self._schedule.attach({name: layer.weight for name, layer in self._layers.items()})
         self._relax(self._is_relaxed)

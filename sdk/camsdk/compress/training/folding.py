@@ -6,19 +6,21 @@ Where a tensor enters a layer with fewer bits and something else reads it as wel
 copy of its own, so that the others still read what they were trained on.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import onnx
 import torch
-from onnx import helper
+from onnx import helper, numpy_helper
 from torch import Tensor
 
 from camsdk.compress.codes import CodedTensor
 from camsdk.compress.graph import folding as graph_folding
 from camsdk.compress.graph.layers import Layer, list_layers
 from camsdk.compress.graph.qdq import ActivationRange
+from camsdk.compress.training.joints import joint_ranges
 from camsdk.compress.training.method import Range
 from camsdk.compress.training.twin import Twin
 from camsdk.errors import InvalidInput
@@ -68,16 +70,21 @@ def fold(
         twin.write_back(), {twin.layer_of[name]: tensor for name, tensor in coded.items()}
     )
     model = folded.model
-    activations = _of_layers(model, {twin.layer_of[name]: of for name, of in ranges.items()})
+    joints = {name: _range(of) for name, of in joint_ranges(twin.module).items()}
+    wanted = {twin.layer_of[name]: _range(of) for name, of in ranges.items()}
+    activations = joints | _of_layers(model, wanted, joints.keys())
     present = {value.name for value in model.graph.input}
     present |= {tensor for node in model.graph.node for tensor in node.output}
     for tensor, (low, high) in _observed(twin, calibration).items():
         if tensor in present and tensor not in activations:
             activations[tensor] = ActivationRange(min(low, 0.0), max(high, 0.0))
+    _settle_biases(twin, model, folded.weights, activations)
     return Folded(model, folded.weights, activations)
 
 
-def _of_layers(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> dict[str, ActivationRange]:
+def _of_layers(
+    model: onnx.ModelProto, ranges: Mapping[str, ActivationRange], joints: Collection[str]
+) -> dict[str, ActivationRange]:
     """Ranges of the tensors that enter layers; adds copies of tensors to the model where needed."""
     layers = [layer for layer in list_layers(model) if layer.name in ranges]
     by_tensor: dict[str, list[Layer]] = {}
@@ -85,13 +92,14 @@ def _of_layers(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> dict[str,
         by_tensor.setdefault(layer.input, []).append(layer)
     found: dict[str, ActivationRange] = {}
     for tensor, readers in by_tensor.items():
-        wanted = [_range(ranges[layer.name]) for layer in readers]
+        wanted = [ranges[layer.name] for layer in readers]
         source = _source(model, tensor)
         is_shared = _reader_count(model, tensor) > len(readers) or (
             source != tensor and source in by_tensor
         )
+        is_shared |= tensor in joints or source in joints
         is_shared |= _producer(model, source) in _SHARING
-        if all(of.bit_width == 8 for of in wanted):
+        if all(of.bit_width == 8 for of in wanted) and not joints:
             low, high = min(of.low for of in wanted), max(of.high for of in wanted)
             found[tensor] = found[source] = ActivationRange(low, high)
         elif len(set(wanted)) == 1 and not is_shared:
@@ -150,12 +158,52 @@ def _observed(twin: Twin, calibration: Iterable[Tensor]) -> dict[str, tuple[floa
     was_training = twin.module.training
     twin.module.eval()
     found: dict[str, tuple[float, float]] = {}
+
+    def note(name: str, value: Tensor) -> None:
+        low, high = float(value.min()), float(value.max())
+        before = found.get(name, (low, high))
+        found[name] = (min(low, before[0]), max(high, before[1]))
+
     with torch.no_grad():
         for inputs in calibration:
-            for name, (low, high) in twin.module.extremes(inputs).items():
-                before = found.get(name, (low, high))
-                found[name] = (min(low, before[0]), max(high, before[1]))
+            twin.module.watch(note, inputs)
     twin.module.train(was_training)
     if not found:
         raise InvalidInput("there are no inputs to find ranges with", "give at least one batch")
     return found
+
+
+def _settle_biases(
+    twin: Twin,
+    model: onnx.ModelProto,
+    weights: Mapping[str, CodedTensor],
+    activations: Mapping[str, ActivationRange],
+) -> None:
+    """Move biases to multiples of input times weight step, in the model and in the twin.
+
+    Integer kernels add them to sums of such products; at 1 and 2 bits those steps are coarse
+    enough to change what follows.
+    """
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    for layer in list_layers(model):
+        of, coded = activations.get(layer.input), weights.get(layer.name)
+        if layer.bias is None or of is None or coded is None:
+            continue
+        before = numpy_helper.to_array(held[layer.bias])
+        step = float(of.scale) * coded.scale.astype(np.float64)
+        after = (np.rint(before / step) * step).astype(np.float32)
+        held[layer.bias].CopyFrom(numpy_helper.from_array(after, layer.bias))
+        _shift(twin, layer, torch.from_numpy(after - before))
+
+
+@torch.no_grad()
+def _shift(twin: Twin, layer: Layer, by: Tensor) -> None:
+    """Add to the outputs of a layer with the BatchNorm behind it."""
+    made = next(node.output[0] for node in twin.model.graph.node if node.name == layer.name)
+    readers = [node for node in twin.model.graph.node if made in node.input]
+    name = twin.module_of[layer.name]
+    if made != layer.output and len(readers) == 1 and readers[0].output[0] == layer.output:
+        name = twin.module_of.get(readers[0].name, "")
+    bias = getattr(twin.module.get_submodule(name), "bias", None) if name else None
+    if bias is not None:
+        bias.add_(by)

@@ -32,7 +32,6 @@ from camsdk.compress.training.twin_operators import OPERATORS, integers, padded,
 from camsdk.errors import UnsupportedModel
 
 Array = NDArray[np.generic]
-Extremes = dict[str, tuple[float, float]]
 
 _NORM: Final = "BatchNormalization"
 
@@ -72,7 +71,9 @@ class TwinModule(nn.Module):
         batch: int | None,
     ) -> None:
         super().__init__()
+        self._model = model
         self._steps = tuple(steps)
+        self._rounded_by: dict[str, str] = {}
         self._input_names = _fed(model)
         self._output_names = tuple(value.name for value in model.graph.output)
         self._batch = batch
@@ -89,33 +90,65 @@ class TwinModule(nn.Module):
         outputs = tuple(found[name] for name in self._output_names)
         return outputs[0] if len(outputs) == 1 else outputs
 
+    @property
+    def model(self) -> onnx.ModelProto:
+        """What it was made from; not changed."""
+        return self._model
+
+    @property
+    def module_of(self) -> Mapping[str, str]:
+        """Module name by ONNX node name, of every layer and BatchNorm."""
+        return {step.node: step.module for step in self._steps if step.module}
+
     @torch.no_grad()
-    def extremes(self, *inputs: Tensor) -> Extremes:
-        """Lowest and highest value of every float tensor of the graph, for these inputs."""
-        found: Extremes = {}
+    def watch(self, note: Callable[[str, Tensor], None], *inputs: Tensor) -> None:
+        """Call ``note`` with the name and value of every float tensor of the graph."""
 
-        def note(name: str, value: Any) -> None:
+        def note_floats(name: str, value: Any) -> None:
             if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
-                found[name] = (float(value.min()), float(value.max()))
+                note(name, value)
 
-        for name, value in zip(self._input_names, inputs, strict=True):
-            note(name, value)
-        self._run(inputs, note)
-        return found
+        self._run(inputs, note_floats)
+
+    def round_with(self, quantizers: Mapping[str, nn.Module], of: Mapping[str, str]) -> None:
+        """Round tensors between layers from now on, for all that read them.
+
+        Args:
+            quantizers: By the name of the tensor that they belong to.
+            of: The same name by the name of each tensor to round.
+        """
+        names = {tensor: f"joint_{index}" for index, tensor in enumerate(quantizers)}
+        for tensor, quantizer in quantizers.items():
+            self.add_module(names[tensor], quantizer)
+        self._rounded_by = {tensor: names[joint] for tensor, joint in of.items()}
+
+    @property
+    def rounded_by(self) -> Mapping[str, nn.Module]:
+        """What rounds a tensor between layers, by the name of the tensor."""
+        return {tensor: getattr(self, name) for tensor, name in self._rounded_by.items()}
 
     def _run(
         self, inputs: Sequence[Tensor], note: Callable[[str, Any], None] | None
     ) -> dict[str, Any]:
-        found: dict[str, Any] = dict(zip(self._input_names, inputs, strict=True))
-        found |= {tensor: getattr(self, name) for tensor, name in self._fixed.items()}
+        found: dict[str, Any] = {
+            tensor: getattr(self, name) for tensor, name in self._fixed.items()
+        }
+
+        def keep(name: str, value: Any) -> None:
+            if name in self._rounded_by:
+                value = getattr(self, self._rounded_by[name])(value)
+            found[name] = value
+            if note is not None:
+                note(name, value)
+
+        for name, value in zip(self._input_names, inputs, strict=True):
+            keep(name, value)
         for step in self._steps:
             given = [found[name] if name else None for name in step.inputs]
             result = self._computed(step, given)
             several = (result,) if isinstance(result, Tensor) else result
             for name, value in zip(step.outputs, several, strict=False):
-                found[name] = value
-                if note is not None:
-                    note(name, value)
+                keep(name, value)
         return found
 
     def _computed(self, step: _Step, given: Sequence[Any]) -> Any:
@@ -156,7 +189,7 @@ class Twin:
     @property
     def module_of(self) -> Mapping[str, str]:
         """Module name by ONNX node name."""
-        return {node: module for module, node in self.layer_of.items()}
+        return self.module.module_of
 
     def write_back(self) -> onnx.ModelProto:
         """The model with the module's weights and BatchNorm statistics as they are now."""
@@ -243,7 +276,7 @@ def _as_torch(value: object) -> object:
 def _fresh_name(label: str, taken: Mapping[str, nn.Module]) -> str:
     """A name that is valid in torch and used by nothing else."""
     base = re.sub(r"\W", "_", label) or "layer"
-    if hasattr(nn.Module, base) or hasattr(TwinModule, base) or base.startswith("constant_"):
+    if hasattr(nn.Module, base) or hasattr(TwinModule, base) or re.match("(constant|joint)_", base):
         base = f"layer_{base}"
     name, count = base, 1
     while name in taken:
