@@ -17,6 +17,7 @@ import onnx
 from camsdk.artifact.manifest import Lineage, Precision
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress.clips import ClipSplit, split_clip
+from camsdk.compress.coded_model import CodedModel
 from camsdk.compress.evaluate import Agreement, Contender, compare
 from camsdk.compress.footage import Footage
 from camsdk.compress.graph.qdq import emit_qdq
@@ -28,7 +29,7 @@ from camsdk.compress.packaging import (
     describe,
     make_draft,
 )
-from camsdk.compress.ptq.quantizing import quantize_after_training
+from camsdk.compress.ptq.quantizing import Ptq, quantize_after_training
 from camsdk.compress.ptq.synthetic import Synthesis
 from camsdk.compress.report.collect import collect_facts, draw_samples
 from camsdk.compress.report.facts import RunFacts
@@ -141,11 +142,20 @@ def compress(
             agreement = evaluate(source, draft, footage, split.evaluation, on_frame=run.evaluated)
         manifest = draft.manifest.model_copy(update={"metrics": agreement.as_metrics()})
         draft = replace(draft, manifest=manifest)
-    facts = collect_facts(source, draft, made, agreement, run.durations)
+    facts = collect_facts(source, draft, _coded(made), agreement, run.durations)
     if footage is not None and split is not None:
         facts = replace(facts, samples=draw_samples(source, draft, footage, split.evaluation))
     run.finish()
     return Compressed(draft, agreement, split, facts)
+
+
+def _coded(made: Ptq) -> CodedModel:
+    noise = {
+        name: layer.noise_to_signal
+        for name, layer in made.report.layers.items()
+        if np.isfinite(layer.noise_to_signal)
+    }
+    return CodedModel(made.model, made.weights, made.activations, noise)
 
 
 def synthesis_of(source: Draft) -> Synthesis:

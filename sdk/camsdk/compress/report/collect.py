@@ -12,13 +12,13 @@ from camsdk.artifact.bundle import pack
 from camsdk.artifact.decode import decode
 from camsdk.artifact.manifest import Manifest
 from camsdk.artifact.preprocess import make_input
+from camsdk.compress.coded_model import CodedModel
 from camsdk.compress.codes import CodedTensor
 from camsdk.compress.evaluate import Agreement
 from camsdk.compress.footage import Footage
 from camsdk.compress.graph.layers import constants, list_layers
 from camsdk.compress.graph.qdq import ActivationRange
 from camsdk.compress.packaging import PACKED_MEMBER, Draft
-from camsdk.compress.ptq.quantizing import Ptq
 from camsdk.compress.report.drawing import boxed
 from camsdk.compress.report.facts import LayerFacts, RunFacts, Sample, histogram
 from camsdk.compress.sessions import Session
@@ -30,7 +30,7 @@ SAMPLE_FRAMES: Final = 3
 def collect_facts(
     source: Draft,
     draft: Draft,
-    made: Ptq,
+    made: CodedModel,
     agreement: Agreement | None,
     durations: Mapping[str, float],
 ) -> RunFacts:
@@ -38,14 +38,10 @@ def collect_facts(
 
     Args:
         source, draft: The float artifact and the compressed one.
+        made: What the compressed one was emitted from.
         agreement: None where there was nothing to compare on.
         durations: Seconds by step.
     """
-    noise = {
-        name: layer.noise_to_signal
-        for name, layer in made.report.layers.items()
-        if np.isfinite(layer.noise_to_signal)
-    }
     sizes = {
         "float model": len(source.model),
         "model as devices run it": len(draft.model),
@@ -64,12 +60,13 @@ def collect_facts(
         source=source.manifest.reference,
         result=draft.manifest.reference,
         options=draft.manifest.lineage.options,
-        layers=layer_facts(made.model, made.weights, made.activations, noise, {}),
+        layers=layer_facts(made.model, made.weights, made.activations, made.noise, {}),
         sizes_bytes=sizes,
         accuracy={name: value for name, value in accuracy.items() if np.isfinite(value)},
         latency_ms=latency,
         duration_s=durations,
         peak_rss_bytes=peak_rss_bytes(),
+        history={"loss": made.history} if made.history else {},
     )
 
 
