@@ -180,16 +180,17 @@ def _resize(inputs: Inputs, given: Attributes) -> Tensor:
     place = given.get("coordinate_transformation_mode", b"half_pixel").decode()
     rounding = given.get("nearest_mode", b"round_prefer_floor").decode()
     is_plain = all(new == old * f for new, old, f in zip(target, x.shape[2:], factors, strict=True))
-    # torch's own are faster where they compute the same.
-    if x.ndim == 4 and mode == "linear" and place == "align_corners":
-        return functional.interpolate(x, target, mode="bilinear", align_corners=True)
-    if x.ndim == 4 and mode == "linear" and place == "half_pixel" and is_plain:
-        return functional.interpolate(x, target, mode="bilinear", align_corners=False)
+    # torch's own is faster where it computes the same.
     if mode == "nearest" and place == "asymmetric" and rounding == "floor" and is_plain:
         return functional.interpolate(x, target)
-    for axis, (new, factor) in enumerate(zip(target, factors, strict=True), start=2):
+    sources = [
+        _source(torch.arange(new, dtype=torch.float64), old, new, factor, place)
+        for old, new, factor in zip(x.shape[2:], target, factors, strict=True)
+    ]
+    if mode == "linear" and x.ndim == 4:
+        return _bilinear(x, *sources)
+    for axis, at in enumerate(sources, start=2):
         old = x.shape[axis]
-        at = _source(torch.arange(new, dtype=torch.float64), old, new, factor, place)
         if mode == "nearest":
             x = x.index_select(axis, _nearest(at, rounding).clamp(0, old - 1).to(x.device))
         elif mode == "linear":
@@ -197,6 +198,32 @@ def _resize(inputs: Inputs, given: Attributes) -> Tensor:
         else:
             raise UnsupportedModel(f"resizing by {mode!r}", "use nearest or linear")
     return x
+
+
+def _bilinear(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Linear interpolation of rows and columns.
+
+    In onnxruntime's order: weights multiplied first, four products added from the top left to the
+    bottom right. Of rounded values it makes many halves, and their last bit decides how they round.
+    """
+    total = x.new_zeros(())
+    for rows, tall in _neighbours(x.shape[2], down):
+        for columns, wide in _neighbours(x.shape[3], across):
+            weight = (wide * tall[:, None]).to(x.dtype)
+            total = total + weight * x.index_select(2, rows).index_select(3, columns)
+    return total
+
+
+def _neighbours(length: int, at: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Index before and after each position, and the weight of each in float32."""
+    inside = at.clamp(0, length - 1).float()
+    low = inside.long()
+    high = (low + 1).clamp(max=length - 1)
+    at_end = low == high
+    return tuple(
+        (index, torch.where(at_end, 0.5, (inside - other).abs()))
+        for index, other in ((low, high), (high, low))
+    )
 
 
 def _source(at: Tensor, old: int, new: int, factor: float, place: str) -> Tensor:
