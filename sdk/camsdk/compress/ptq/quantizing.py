@@ -21,7 +21,12 @@ from numpy.typing import NDArray
 from camsdk.compress.codes import CodedTensor, project
 from camsdk.compress.graph.layers import Layer, list_layers
 from camsdk.compress.graph.qdq import ActivationRange
-from camsdk.compress.options import ActivationOptions, QuantizeOptions, WeightOptions
+from camsdk.compress.options import (
+    ActivationOptions,
+    PruneOptions,
+    QuantizeOptions,
+    WeightOptions,
+)
 from camsdk.compress.ptq.equalize import apply, equalize, find_pairs
 from camsdk.compress.ptq.folding import (
     Prepared,
@@ -37,6 +42,7 @@ from camsdk.compress.ptq.moments import Moments, can_unfold, gather
 from camsdk.compress.ptq.probing import float_tensors, input_shape, probe
 from camsdk.compress.ptq.ranges import observe
 from camsdk.compress.ptq.rounding import fit_scale, round_gptq, weighted_error
+from camsdk.compress.ptq.sparse import find_sparsities, prune_and_round
 from camsdk.compress.ptq.synthetic import Synthesis, synthesise
 from camsdk.errors import InvalidInput
 
@@ -107,17 +113,21 @@ def quantize_after_training(
     options: QuantizeOptions,
     calibration: Iterable[NDArray[np.generic]] | None = None,
     *,
+    prune: PruneOptions | None = None,
+    layer_sparsity: Mapping[str, float] | None = None,
     synthesis: Synthesis = DEFAULTS,
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Ptq:
-    """Quantize a float model.
+    """Quantize a float model, and prune it if asked to (``sparse``).
 
     Args:
         model: ONNX with one input of a fixed shape and named nodes, BatchNorm folded or not.
         calibration: Preprocessed inputs, each of the input's shape with or without the batch axis;
             taken once, one by one. None makes inputs up, and the range rule "mean" becomes
             "extreme".
+        prune: Sparsity and granularity; what concerns a training is not looked at.
+        layer_sparsity: By layer name, in place of the one for all; the others stay dense.
         synthesis: How, then: the mean and std of the manifest.
         seed: Of everything random.
         on_progress: Called with steps done and steps in all.
@@ -137,7 +147,7 @@ def quantize_after_training(
         given = synthesise(shape, synthesis.count, seed, synthesis.mean, synthesis.std)
     with Inputs(given, shape) as inputs, inputs.some(_ROUNDING_INPUTS) as some:
         work = _Work(prepared, options, inputs, some, calibration is None, seed, on_progress)
-        return work.run()
+        return work.run(prune, layer_sparsity)
 
 
 def _check_names(model: onnx.ModelProto, options: QuantizeOptions) -> None:
@@ -166,16 +176,27 @@ class _Work:
         self._layers = list_layers(prepared.model)
         self._coded: dict[str, CodedTensor] = {}
         self._reports: dict[str, LayerReport] = {}
+        self._prune: PruneOptions | None = None
+        self._sparsity: Mapping[str, float] = {}
         # What is measured: the model itself, or the one with the statistics of the data.
         self._has_statistics = is_synthetic and bool(prepared.normalised)
         self._measured = self._exact
         if self._has_statistics:
             self._measured = as_if_trained(prepared, self._layers, some)
 
-    def run(self) -> Ptq:
+    def run(
+        self, prune: PruneOptions | None = None, layer_sparsity: Mapping[str, float] | None = None
+    ) -> Ptq:
         stages = _stages([x for x in self._layers if self._weights_of(x) is not None])
         total = len(stages) + 2
         equalized = self._equalize() if self._options.equalize else 0
+        if prune is not None:
+            self._prune = prune
+            self._sparsity = (
+                find_sparsities(self._measured, stages, self._some, prune, seed=self._seed)
+                if layer_sparsity is None
+                else layer_sparsity
+            )
         self._tell(1, total)
         unfoldable = [layer for stage in stages for layer in stage if can_unfold(layer)]
         exact = gather(self._measured, unfoldable, self._some, seed=self._seed, with_second=False)
@@ -243,15 +264,22 @@ class _Work:
     ) -> CodedTensor:
         options = self._weights_of(layer)
         assert options is not None
-        coded = project(weights, options.code_set, options.granularity)
+        second = None if moments is None else moments.second
+        sparsity = self._sparsity.get(layer.name, 0.0)
+        if self._prune is not None and sparsity:
+            granularity = self._prune.granularity
+            coded = prune_and_round(weights, second, layer, sparsity, granularity, options)
+        else:
+            coded = project(weights, options.code_set, options.granularity)
         noise = float("nan")
-        if moments is not None and moments.second is not None:
+        if second is not None and not sparsity:
             rounding = round_learned if self._options.rounding == "adaround" else round_gptq
-            coded = _round_to_output(weights, coded, moments.second, layer, rounding)
-            grouped = weights.reshape(layer.groups, -1, moments.second.shape[-1])
+            coded = _round_to_output(weights, coded, second, layer, rounding)
+        if second is not None:
+            grouped = weights.reshape(layer.groups, -1, second.shape[-1])
             difference = grouped - coded.values.reshape(grouped.shape)
-            signal = weighted_error(grouped, moments.second).sum()
-            noise = float(weighted_error(difference, moments.second).sum() / max(signal, 1e-30))
+            signal = weighted_error(grouped, second).sum()
+            noise = float(weighted_error(difference, second).sum() / max(signal, 1e-30))
         self._reports[layer.name] = LayerReport(noise, options.code_set.bit_width)
         return coded
 

@@ -59,7 +59,11 @@ def fit_scale(
 
 
 def round_gptq(
-    weights: Doubles, scale: Doubles, moments: Doubles, code_set: CodeSet
+    weights: Doubles,
+    scale: Doubles,
+    moments: Doubles,
+    code_set: CodeSet,
+    mask: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int8]:
     """Round column after column and let the columns that follow make up for the error.
 
@@ -70,16 +74,19 @@ def round_gptq(
         weights: (groups, rows, columns).
         scale: (groups, rows).
         moments: (groups, columns, columns), not yet damped.
+        mask: False where a weight is pruned; the columns that follow make up for that too
+            (SparseGPT, arXiv:2301.00774, algorithm 1). The shape of the weights.
 
     Returns:
         Codes, (groups, rows, columns).
     """
     damp = damped(moments)
+    kept = np.ones(weights.shape, np.bool_) if mask is None else mask
     codes = np.stack(
-        [_gptq(w, s, h, code_set) for w, s, h in zip(weights, scale, damp, strict=True)]
+        [_gptq(w, s, h, code_set, k) for w, s, h, k in zip(weights, scale, damp, kept, strict=True)]
     )
     wide = scale[..., np.newaxis]
-    plain = nearest(weights, wide, code_set)
+    plain = nearest(weights, wide, code_set) * kept
     is_worse = weighted_error(weights - codes * wide, moments) > weighted_error(
         weights - plain * wide, moments
     )
@@ -87,20 +94,24 @@ def round_gptq(
 
 
 def _gptq(
-    weights: Doubles, scale: Doubles, moments: Doubles, code_set: CodeSet
+    weights: Doubles,
+    scale: Doubles,
+    moments: Doubles,
+    code_set: CodeSet,
+    kept: NDArray[np.bool_],
 ) -> NDArray[np.int8]:
-    """One group: weights (rows, columns), scale (rows,), moments (columns, columns)."""
+    """One group: weights and kept (rows, columns), scale (rows,), moments (columns, columns)."""
     order = np.argsort(-np.diagonal(moments), kind="stable")
     inverse = np.linalg.inv(moments[np.ix_(order, order)])
     upper = np.linalg.cholesky((inverse + inverse.T) / 2).T
-    left = weights[:, order].copy()
+    left, kept = weights[:, order].copy(), kept[:, order]
     codes = np.empty(left.shape, np.int8)
     count = left.shape[1]
     for begin in range(0, count, _BLOCK):
         end = min(begin + _BLOCK, count)
         errors = np.empty((len(left), end - begin))
         for column in range(begin, end):
-            codes[:, column] = nearest(left[:, column], scale, code_set)
+            codes[:, column] = nearest(left[:, column], scale, code_set) * kept[:, column]
             error = (left[:, column] - codes[:, column] * scale) / upper[column, column]
             left[:, column + 1 : end] -= np.outer(error, upper[column, column + 1 : end])
             errors[:, column - begin] = error

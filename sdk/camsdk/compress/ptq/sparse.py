@@ -1,0 +1,131 @@
+"""Pruning after training: which weights of a layer go, and how the others make up for them.
+
+What a layer's output loses when one weight goes and the others of its row are moved in the best way
+is w^2 / [H^-1]_jj, H the second moments of the layer's inputs (the optimal brain surgeon;
+SparseGPT, arXiv:2301.00774, eq. 3). The moving itself is ``rounding.round_gptq`` with a mask, for
+which H is there anyway.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from camsdk.compress.codes import CodedTensor, project
+from camsdk.compress.graph.layers import Layer
+from camsdk.compress.options import NOfM, PruneGranularity, PruneOptions, WeightOptions
+from camsdk.compress.ptq.folding import weights_of
+from camsdk.compress.ptq.inputs import Inputs
+from camsdk.compress.ptq.moments import can_unfold, gather
+from camsdk.compress.ptq.rounding import Doubles, damped, fit_scale, round_gptq
+from camsdk.compress.sparsity import Mask, find_masks, measure_sparsity
+
+
+def losses(weights: Doubles, second: Doubles) -> Doubles:
+    """What the output loses by each weight, (groups, rows, columns) as the weights.
+
+    Args:
+        weights: (groups, rows, columns).
+        second: Second moments of the inputs, (groups, columns, columns).
+    """
+    inverse = np.diagonal(np.linalg.inv(damped(second)), axis1=-2, axis2=-1)
+    return np.asarray(weights**2 / inverse[:, np.newaxis, :])
+
+
+def find_sparsities(
+    model: onnx.ModelProto,
+    stages: Iterable[Sequence[Layer]],
+    inputs: Inputs,
+    options: PruneOptions,
+    *,
+    seed: int,
+) -> dict[str, float]:
+    """The sparsity of each layer, so that together they have that of the options.
+
+    One threshold for all layers, on what a weight adds to its layer's output as a share of that
+    output; without ``is_global``, and with N:M, every layer has the same sparsity.
+
+    Args:
+        model: In float.
+        stages: Layers, so few at a time that their second moments fit into memory.
+        seed: As of ``moments.gather``.
+
+    Returns:
+        By layer; those that cannot be unfolded have the sparsity of all.
+    """
+    stages = [list(stage) for stage in stages]
+    found = {layer.name: options.sparsity for stage in stages for layer in stage}
+    if not options.is_global or isinstance(options.granularity, NOfM):
+        return found
+    scores: dict[str, NDArray[np.float64]] = {}
+    for stage in stages:
+        layers = [layer for layer in stage if can_unfold(layer)]
+        moments = gather(model, layers, inputs, seed=seed, with_second=True)
+        weights = weights_of(model, tuple(layers))
+        for layer in layers:
+            second = moments[layer.name].second
+            assert second is not None
+            scores[layer.name] = share_of_output(weights[layer.name], second, layer)
+    masks = find_masks(scores, options.sparsity, options.granularity)
+    return found | {name: measure_sparsity({name: mask}) for name, mask in masks.items()}
+
+
+def share_of_output(weights: NDArray[np.float64], second: Doubles, layer: Layer) -> Doubles:
+    """What each weight adds to its layer's output, as a share of all: to compare between layers.
+
+    Args:
+        weights: Filters first.
+        second: Second moments of the layer's inputs.
+
+    Returns:
+        As the weights; of a layer without output, zeros.
+    """
+    grouped = weights.reshape(layer.groups, -1, second.shape[-1])
+    power = grouped**2 * np.diagonal(second, axis1=-2, axis2=-1)[:, np.newaxis, :]
+    signal = float(np.sum((grouped @ second) * grouped))
+    return np.asarray(power / max(signal, 1e-30)).reshape(weights.shape)
+
+
+def prune_and_round(
+    weights: NDArray[np.float64],
+    second: Doubles | None,
+    layer: Layer,
+    sparsity: float,
+    granularity: PruneGranularity,
+    options: WeightOptions,
+) -> CodedTensor:
+    """Codes of one layer, of which a share is zero.
+
+    Args:
+        weights: Filters first.
+        second: Second moments of the layer's inputs, (groups, columns, columns); without them the
+            smallest weights go and nothing makes up for them.
+        sparsity: Share of zeros, 0 to below 1.
+
+    Raises:
+        InvalidInput: As ``sparsity.find_masks``.
+    """
+    if second is None:
+        mask = _mask(np.abs(weights), sparsity, granularity)
+        return project(weights, options.code_set, options.granularity, mask)
+    grouped = weights.reshape(layer.groups, -1, second.shape[-1])
+    mask = _mask(losses(grouped, second).reshape(weights.shape), sparsity, granularity)
+    kept = mask.reshape(grouped.shape)
+    start = project(weights, options.code_set, options.granularity, mask)
+    is_shared = start.scale.ndim == 0
+    scale = np.broadcast_to(start.scale.astype(np.float64), (layer.shape[0],))
+    scale = scale.reshape(grouped.shape[:2])
+    fitted = scale
+    if options.code_set.has_zero:  # else a pruned weight would seem to need a code
+        fitted = fit_scale(grouped * kept, scale, second, options.code_set, is_shared=is_shared)
+    # what is stored is float32: codes must be chosen for that
+    fitted = fitted.astype(np.float32).astype(np.float64)
+    codes = round_gptq(grouped, fitted, second, options.code_set, kept)
+    stored = fitted.flat[0] if is_shared else fitted.reshape(-1)
+    return replace(start, codes=codes.reshape(weights.shape), scale=np.asarray(stored, np.float32))
+
+
+def _mask(scores: NDArray[np.float64], sparsity: float, granularity: PruneGranularity) -> Mask:
+    return find_masks({"": scores}, sparsity, granularity)[""]
