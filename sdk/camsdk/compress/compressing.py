@@ -20,6 +20,7 @@ from camsdk.compress.clips import ClipSplit, split_clip
 from camsdk.compress.coded_model import CodedModel
 from camsdk.compress.evaluate import Agreement, Contender, compare
 from camsdk.compress.footage import Footage
+from camsdk.compress.graph.optimise import optimise
 from camsdk.compress.graph.qdq import emit_qdq
 from camsdk.compress.options import LayerOptions, QuantizeOptions
 from camsdk.compress.packaging import (
@@ -31,7 +32,7 @@ from camsdk.compress.packaging import (
 )
 from camsdk.compress.ptq.quantizing import Ptq, quantize_after_training
 from camsdk.compress.ptq.synthetic import Synthesis
-from camsdk.compress.report.collect import collect_facts, draw_samples
+from camsdk.compress.report.collect import collect_facts, draw_samples, few_inputs
 from camsdk.compress.report.facts import RunFacts
 from camsdk.compress.sessions import Session
 from camsdk.errors import InvalidInput
@@ -115,9 +116,17 @@ def compress(
         split = split or split_clip(len(footage))
     run = _Run(on_progress, 0 if split is None else len(split.evaluation))
     inputs = _Inputs(source, footage, split)
+    few = few_inputs(source, footage, () if split is None else split.calibration, seed)
+    with run.timed("optimise"):
+        # BatchNorm stays until its statistics have been used.
+        optimised = optimise(
+            onnx.load_from_string(source.model),
+            keep_batchnorm=True,
+            inputs=[{source.manifest.input.name: tensor} for tensor in few],
+        )
     with run.timed("quantize"):
         made = quantize_after_training(
-            onnx.load_from_string(source.model),
+            optimised.model,
             options,
             None if footage is None else inputs,
             synthesis=synthesis_of(source),
@@ -142,7 +151,7 @@ def compress(
             agreement = evaluate(source, draft, footage, split.evaluation, on_frame=run.evaluated)
         manifest = draft.manifest.model_copy(update={"metrics": agreement.as_metrics()})
         draft = replace(draft, manifest=manifest)
-    facts = collect_facts(source, draft, _coded(made), agreement, run.durations)
+    facts = collect_facts(source, draft, optimised.report, _coded(made), agreement, run.durations)
     if footage is not None and split is not None:
         facts = replace(facts, samples=draw_samples(source, draft, footage, split.evaluation))
     run.finish()

@@ -17,19 +17,36 @@ from camsdk.compress.codes import CodedTensor
 from camsdk.compress.evaluate import Agreement
 from camsdk.compress.footage import Footage
 from camsdk.compress.graph.layers import constants, list_layers
+from camsdk.compress.graph.optimise import Report
 from camsdk.compress.graph.qdq import ActivationRange
 from camsdk.compress.packaging import PACKED_MEMBER, Draft
+from camsdk.compress.ptq.synthetic import synthesise
 from camsdk.compress.report.drawing import boxed
 from camsdk.compress.report.facts import LayerFacts, RunFacts, Sample, histogram
-from camsdk.compress.sessions import Session
+from camsdk.compress.sessions import Array, Session
 from camsdk.vision.frames import Frame
 
 SAMPLE_FRAMES: Final = 3
+_FEW: Final = 4
+
+
+def few_inputs(
+    source: Draft, footage: Footage | None, frames: Sequence[int], seed: int = 0
+) -> tuple[Array, ...]:
+    """Four inputs of the model: of these frames, evenly spaced, or made up without footage."""
+    spec = source.manifest.input
+    if footage is not None:
+        chosen = frames[:: max(1, len(frames) // _FEW)][:_FEW]
+        return tuple(make_input(frame, spec) for frame in footage.read(chosen))
+    planes = synthesise((1, 3, spec.height, spec.width), _FEW, seed, spec.mean, spec.std)
+    order = (0, 1, 2, 3) if spec.layout == "NCHW" else (0, 2, 3, 1)
+    return tuple(np.ascontiguousarray(tensor.transpose(order), spec.dtype) for tensor in planes)
 
 
 def collect_facts(
     source: Draft,
     draft: Draft,
+    optimised: Report,
     made: CodedModel,
     agreement: Agreement | None,
     durations: Mapping[str, float],
@@ -38,6 +55,7 @@ def collect_facts(
 
     Args:
         source, draft: The float artifact and the compressed one.
+        optimised: What was done to the graph before.
         made: What the compressed one was emitted from.
         agreement: None where there was nothing to compare on.
         durations: Seconds by step.
@@ -66,6 +84,7 @@ def collect_facts(
         latency_ms=latency,
         duration_s=durations,
         peak_rss_bytes=peak_rss_bytes(),
+        optimised=optimised,
         history={"loss": made.history} if made.history else {},
     )
 

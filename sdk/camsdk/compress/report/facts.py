@@ -12,6 +12,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from camsdk.compress.graph.optimise import Report
+
 HISTOGRAM_BINS: Final = 33
 """Odd, so that zero has a bin of its own."""
 
@@ -78,6 +80,7 @@ class RunFacts:
         latency_ms: Median CPU milliseconds of an inference on one thread, by engine and model.
         duration_s: Wall time of each step of the run.
         peak_rss_bytes: Largest resident size of the process.
+        optimised: The graph before and after it was rewritten, and how exactly that was checked.
         history: Loss and rate over a training, by column; empty without one.
     """
 
@@ -90,6 +93,7 @@ class RunFacts:
     latency_ms: Mapping[str, float]
     duration_s: Mapping[str, float]
     peak_rss_bytes: int
+    optimised: Report | None = None
     history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
 
