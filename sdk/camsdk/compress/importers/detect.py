@@ -1,10 +1,10 @@
 """Which framework a file or folder is of, by its content, and the import of any of them.
 
-Everything that reads a stranger's file runs in a child process with limits (``sandbox``).
+Everything that parses a stranger's file runs in a child process with limits (``sandbox``). What
+happens here looks at no more than the two ends of the file.
 """
 
-import json
-import zipfile
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,14 @@ import onnx
 from camsdk.artifact.protobuf_wire import spans
 from camsdk.compress.importers import sandbox
 from camsdk.compress.importers.graphdef_reader import looks_like_graph
-from camsdk.compress.importers.runnable import read_limited
-from camsdk.errors import DataCorrupted, InvalidInput, NotFound, UnsupportedModel
+from camsdk.compress.importers.runnable import MAX_FILE_BYTES
+from camsdk.errors import (
+    DataCorrupted,
+    InvalidInput,
+    NotFound,
+    ResourceExhausted,
+    UnsupportedModel,
+)
 
 Framework = Literal[
     "onnx", "pytorch", "tensorflow", "saved-model", "tflite", "tfjs", "caffe", "mxnet"
@@ -29,7 +35,9 @@ ACCEPTED: Final = (
     "Caffe (.prototxt with --weights .caffemodel), MXNet (-symbol.json with --weights .params)"
 )
 
-_HEAD_BYTES: Final = 1 << 16
+_END_BYTES: Final = 1 << 16
+"""Of each end of a file that is looked at."""
+
 _CAFFE_WORDS: Final = ("layer {", "layers {", "layer{", "layers{", "input_dim", "input:")
 _PICKLE_HEADS: Final = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -39,7 +47,8 @@ class ImportOptions:
     """What a file does not say of itself.
 
     Attributes:
-        weights: The second file of Caffe and MXNet.
+        weights: The second file of Caffe and MXNet; of TensorFlow.js where its single weight file
+            lies, by default beside the JSON.
         input_shapes: Shape by input name; for frozen graphs also of tensors inside.
         outputs: Names of wanted tensors; empty for the file's own. TensorFlow and Caffe only.
         timeout_s, memory_bytes: Of the process that imports; see ``sandbox.run_importer``.
@@ -53,27 +62,44 @@ class ImportOptions:
 
 
 def detect(path: Path) -> Framework:
-    """The framework that a file or folder is of; reads its first bytes, or all of a JSON file.
+    """The framework that a file or folder is of; reads the two ends of a file.
 
     Raises:
         NotFound: There is nothing.
         UnsupportedModel: None that is known; the hint lists what is accepted.
-        DataCorrupted: Empty, or JSON that does not parse.
+        DataCorrupted: Empty.
+        ResourceExhausted: Too large for any.
     """
     if path.is_dir():
         return _detect_folder(path)
     if not path.is_file():
         raise NotFound(f"there is no file or folder {path}", "give the path of a model")
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
+    head, tail = _ends(path)
     if not head:
         raise DataCorrupted(f"{path} is empty", "fetch it again")
     if head.lstrip()[:1] == b"{":
-        return _detect_json(path)
-    found = _detect_bytes(path, head)
+        return _detect_json(path, head, tail)
+    found = _detect_bytes(path, head, tail)
     if found is None:
         raise UnsupportedModel(f"{path} is of no format that is known here", ACCEPTED)
     return found
+
+
+def _ends(path: Path) -> tuple[bytes, bytes]:
+    """The first and the last bytes of a file; of a short one all of it, twice."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_END_BYTES)
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _END_BYTES))
+            tail = file.read(_END_BYTES)
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read: {error.strerror}") from error
+    if size > MAX_FILE_BYTES:
+        raise ResourceExhausted(
+            f"{path} is larger than {MAX_FILE_BYTES} bytes", "models for cameras are smaller"
+        )
+    return head, tail
 
 
 def import_model(
@@ -104,6 +130,8 @@ def import_model(
     shapes = {name: list(shape) for name, shape in options.input_shapes.items()}
     if options.outputs and kind not in ("tensorflow", "saved-model", "caffe"):
         raise InvalidInput(f"outputs cannot be chosen for a model of {kind}")
+    if options.weights is not None and kind not in ("caffe", "mxnet", "tfjs"):
+        raise InvalidInput(f"a model of {kind} has no second file of weights", "omit --weights")
     if kind in ("saved-model", "tflite"):
         return _import_with_environment(path, kind, options, on_progress)
     paths, arguments = _arguments(path, kind, options, shapes)
@@ -122,20 +150,15 @@ def _arguments(
     outputs = list(options.outputs)
     if kind == "tensorflow":
         return [path], {"inputs": shapes, "outputs": outputs or None}
-    if kind in ("caffe", "mxnet"):
-        if options.weights is None:
-            raise InvalidInput(
-                f"{path} is the structure of a {kind} model, its weights are missing",
-                "give them with --weights",
-            )
-        named: dict[str, Any] = {"input_shapes": shapes or None}
-        if kind == "caffe" and outputs:
-            named["outputs"] = outputs
-        return [path, options.weights], named
-    if options.weights is not None and kind != "tfjs":
-        raise InvalidInput(f"a model of {kind} has no second file of weights", "omit --weights")
-    named = {"input_shapes": shapes or None}
-    return [path], named
+    if kind in ("caffe", "mxnet") and options.weights is None:
+        raise InvalidInput(
+            f"{path} is the structure of a {kind} model, its weights are missing",
+            "give them with --weights",
+        )
+    named: dict[str, Any] = {"input_shapes": shapes or None}
+    if kind == "caffe" and outputs:
+        named["outputs"] = outputs
+    return [path] if options.weights is None else [path, options.weights], named
 
 
 def _import_with_environment(
@@ -172,26 +195,23 @@ def _detect_folder(path: Path) -> Framework:
     )
 
 
-def _detect_json(path: Path) -> Framework:
-    try:
-        document = json.loads(read_limited(path))
-    except (ValueError, RecursionError) as error:
-        raise DataCorrupted(
-            f"{path} is not valid JSON, it may be truncated", "fetch it again"
-        ) from error
-    if isinstance(document, dict):
-        if "modelTopology" in document:
-            return "tfjs"
-        if "nodes" in document and "arg_nodes" in document:
-            return "mxnet"
-    raise UnsupportedModel(f"{path} is JSON, but of no model that is known here", ACCEPTED)
+def _detect_json(path: Path, head: bytes, tail: bytes) -> Framework:
+    """By names that stand near one of the ends; the child parses it and says if it is cut."""
+    both = head + tail
+    if b'"modelTopology"' in both or b'"weightsManifest"' in both:
+        return "tfjs"
+    if b'"nodes"' in head and (b'"op"' in head or b'"arg_nodes"' in both):
+        return "mxnet"
+    raise UnsupportedModel(
+        f"{path} is JSON, but of no model that is known here, or cut near its start", ACCEPTED
+    )
 
 
-def _detect_bytes(path: Path, head: bytes) -> Framework | None:
+def _detect_bytes(path: Path, head: bytes, tail: bytes) -> Framework | None:
     if head[4:8] == b"TFL3":
         return "tflite"
     if head[:4] == b"PK\x03\x04":
-        return _detect_zip(path)
+        return _detect_zip(path, head, tail)
     if head[:2] in _PICKLE_HEADS:
         raise UnsupportedModel(
             f"{path} is a pickle, which could run any program when read",
@@ -211,22 +231,22 @@ def _detect_bytes(path: Path, head: bytes) -> Framework | None:
     return None
 
 
-def _detect_zip(path: Path) -> Framework:
-    """PyTorch's exported program is a zip file; so is what older PyTorch pickles into."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise DataCorrupted(
-            f"{path} is a zip file that is damaged or cut", "fetch it again"
-        ) from error
-    if any(name.endswith("archive_format") or "/models/" in name for name in names):
+def _detect_zip(path: Path, head: bytes, tail: bytes) -> Framework:
+    """PyTorch's exported program is a zip file; so is what older PyTorch pickles into.
+
+    The names of a zip file's members stand in its directory, which is at its end, and before each
+    member.
+    """
+    both = head + tail
+    if b"archive_format" in both or re.search(rb"/models/\w+\.json", both):
         return "pytorch"
-    if any(name.endswith("data.pkl") for name in names):
+    if b"data.pkl" in both:
         raise UnsupportedModel(
             f"{path} is a pickled PyTorch file, which could run any program when read",
             "save the model with torch.export.save (.pt2)",
         )
+    if b"PK\x05\x06" not in tail:
+        raise DataCorrupted(f"{path} is a zip file that is damaged or cut", "fetch it again")
     raise UnsupportedModel(f"{path} is a zip file, but no model that is known here", ACCEPTED)
 
 

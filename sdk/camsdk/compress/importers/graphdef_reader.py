@@ -55,6 +55,9 @@ _VALUES: Final[dict[int, tuple[int, str]]] = {
 
 _SIGN: Final = 1 << 63
 
+_MAX_REPEATED: Final = 1 << 24
+"""Numbers of a constant that stores one for all of them: a few bytes are never a GiB."""
+
 
 def read_frozen_graph(
     path: Path,
@@ -324,6 +327,8 @@ def _read_tensor(data: memoryview, name: str) -> Array:
             raise DataCorrupted(f"constant {name!r} has {len(content)} bytes for shape {lengths}")
         return _widened(np.frombuffer(content, dtype).reshape(lengths))
     values = _listed_values(listed, kind, name)
+    if count > max(len(values), _MAX_REPEATED):
+        raise ResourceExhausted(f"constant {name!r} repeats its value {count} times")
     if len(values) > count or (count and not len(values) and listed):
         raise DataCorrupted(f"constant {name!r} has {len(values)} values for shape {lengths}")
     result = np.zeros(count, dtype)

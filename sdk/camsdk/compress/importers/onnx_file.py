@@ -21,6 +21,7 @@ from camsdk.compress.importers.runnable import (
     MAX_TENSOR_ELEMENTS,
     read_limited,
     runnable,
+    with_shapes,
 )
 from camsdk.errors import DataCorrupted, InvalidInput, ResourceExhausted, UnsupportedModel
 
@@ -346,10 +347,7 @@ def _check_known(graph: onnx.GraphProto, version: int) -> None:
 
 def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same with the output shapes that follow from the inputs."""
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    except CHECKER_ERRORS as error:
-        raise UnsupportedModel(f"the shapes in the graph do not fit: {error}") from error
+    inferred = with_shapes(model)
     for info, known in zip(model.graph.output, inferred.graph.output, strict=True):
         info.CopyFrom(known)
     return model

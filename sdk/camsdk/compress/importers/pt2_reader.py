@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from camsdk.compress.importers.onnx_emitter import Array
+from camsdk.compress.importers.pt2_symbols import Symbols
 from camsdk.compress.importers.runnable import MAX_FILE_BYTES, MAX_TENSOR_ELEMENTS
 from camsdk.errors import DataCorrupted, InvalidInput, NotFound, ResourceExhausted, UnsupportedModel
 
@@ -75,13 +76,21 @@ class AtenGraph:
     shapes: Mapping[str, tuple[int, ...]]
 
 
-def read_program(path: Path) -> AtenGraph:
+def read_program(
+    path: Path, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> AtenGraph:
     """Read a .pt2 file.
+
+    Args:
+        path: The file.
+        input_shapes: Shape of an input whose lengths the program leaves free. A batch that alone
+            is free becomes 1.
 
     Raises:
         NotFound: There is no such file.
-        UnsupportedModel: A pickled module, TorchScript, or a program with symbolic shapes, custom
-            objects, pickled weights or other than ATen operators.
+        UnsupportedModel: A pickled module, TorchScript, or a program with custom objects, pickled
+            weights or other than ATen operators.
+        InvalidInput: ``input_shapes`` names no input, or a free length has no value in it.
         DataCorrupted: Truncated or malformed.
         ResourceExhausted: Too large.
     """
@@ -97,9 +106,9 @@ def read_program(path: Path) -> AtenGraph:
         raise DataCorrupted(f"{path} is no .pt2 archive", HINT)
     try:
         with zipfile.ZipFile(path) as archive:
-            return _graph(_Archive(archive, path))
+            return _Program(_Archive(archive, path), input_shapes or {}).graph()
     except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
-        raise DataCorrupted(f"{path} is a damaged archive: {error}") from error
+        raise DataCorrupted(f"{path} is a damaged archive: {error}", HINT) from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise DataCorrupted(f"{path} holds a malformed program: {error!r}") from error
 
@@ -112,6 +121,8 @@ class _Archive:
         self._members: dict[str, zipfile.ZipInfo] = {}
         for info in archive.infolist():
             _, _, inside = info.filename.partition("/")
+            if info.filename.startswith("/") or ".." in info.filename.split("/"):
+                raise DataCorrupted(f"member {info.filename!r} of {path} leads outside of it")
             if info.file_size > MAX_FILE_BYTES:
                 raise ResourceExhausted(f"member {info.filename!r} of {path} is too large")
             self._members[inside] = info
@@ -151,40 +162,106 @@ class _Archive:
         return [name for name in self._members if re.fullmatch(r"models/[^/]+\.json", name)]
 
 
-def _graph(archive: _Archive) -> AtenGraph:
-    models = archive.models()
-    if len(models) != 1:
-        raise UnsupportedModel(f"the archive holds {len(models)} programs, one is needed", HINT)
-    program = archive.json(models[0])
-    stem = models[0].removeprefix("models/").removesuffix(".json")
-    module = program["graph_module"]
-    graph = module["graph"]
-    if len(graph["nodes"]) > MAX_NODES:
-        raise ResourceExhausted(f"the program has {len(graph['nodes'])} nodes")
-    shapes = {name: _shape(meta) for name, meta in graph["tensor_values"].items()}
-    weights = archive.json(f"data/weights/{stem}_weights_config.json")["config"]
-    constants = archive.json(f"data/constants/{stem}_constants_config.json")["config"]
-    inputs: dict[str, tuple[int, ...]] = {}
-    stored: dict[str, Array] = {}
-    names: dict[str, str] = {}
-    for spec in module["signature"]["input_specs"]:
-        ((kind, body),) = spec.items()
-        if kind == "user_input":
-            name = body["arg"]["as_tensor"]["name"]
-            inputs[name] = _input_shape(name, graph["tensor_values"][name])
-            continue
-        qualified = body.get(f"{kind}_name")
-        if kind not in ("parameter", "buffer", "tensor_constant"):
-            raise UnsupportedModel(f"the program takes a {kind}", HINT)
-        name = body["arg"]["name"]
-        entry, folder = weights.get(qualified), "data/weights"
-        if entry is None:
-            entry, folder = constants[qualified], "data/constants"
-        stored[name] = _stored(archive, folder, qualified, entry)
-        names[name] = qualified
-    outputs = tuple(_output(spec) for spec in module["signature"]["output_specs"])
-    nodes = tuple(_node(node) for node in graph["nodes"])
-    return AtenGraph(inputs, outputs, nodes, stored, names, shapes)
+class _Program:
+    """The JSON of a program, whose free lengths get values."""
+
+    def __init__(self, archive: _Archive, input_shapes: Mapping[str, tuple[int, ...]]) -> None:
+        models = archive.models()
+        if len(models) != 1:
+            raise UnsupportedModel(f"the archive holds {len(models)} programs, one is needed", HINT)
+        self._archive = archive
+        self._stem = models[0].removeprefix("models/").removesuffix(".json")
+        document = archive.json(models[0])
+        self._module = document["graph_module"]
+        self._graph = self._module["graph"]
+        if len(self._graph["nodes"]) > MAX_NODES:
+            raise ResourceExhausted(f"the program has {len(self._graph['nodes'])} nodes")
+        self._symbols = Symbols(document.get("range_constraints") or {})
+        self._names = self._input_names(input_shapes)
+        for name in self._names:
+            sizes = self._graph["tensor_values"][name]["sizes"]
+            self._symbols.bind(name, sizes, input_shapes.get(name))
+
+    def _input_names(self, input_shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        specs = self._module["signature"]["input_specs"]
+        rows = [spec["user_input"] for spec in specs if "user_input" in spec]
+        names = [str(row["arg"]["as_tensor"]["name"]) for row in rows]
+        unknown = set(input_shapes) - set(names)
+        if unknown:
+            raise InvalidInput(
+                f"input_shapes names {sorted(unknown)[0]!r}, which is no input",
+                f"the inputs are {', '.join(names)}",
+            )
+        return names
+
+    def graph(self) -> AtenGraph:
+        tensors = self._graph["tensor_values"]
+        shapes = {name: self._lengths(meta["sizes"]) for name, meta in tensors.items()}
+        for name in self._names:
+            if _DTYPES.get(tensors[name]["dtype"]) not in ("<f2", "<f4", "<f8"):
+                raise UnsupportedModel(f"input {name!r} is not of floating point")
+        stored, names = self._weights()
+        outputs = tuple(_output(spec) for spec in self._module["signature"]["output_specs"])
+        integers = {
+            name: self._symbols.length(entry)
+            for name, entry in (self._graph.get("sym_int_values") or {}).items()
+        }
+        nodes = tuple(_node(node, integers) for node in self._graph["nodes"] if _is_kept(node))
+        inputs = {name: shapes[name] for name in self._names}
+        return AtenGraph(inputs, outputs, nodes, stored, names, shapes)
+
+    def _weights(self) -> tuple[dict[str, Array], dict[str, str]]:
+        """Value and qualified name of each weight, by its name in the graph."""
+        folders = ("data/weights", "data/constants")
+        tables = [
+            self._archive.json(f"{folder}/{self._stem}_{folder[5:]}_config.json")["config"]
+            for folder in folders
+        ]
+        stored: dict[str, Array] = {}
+        names: dict[str, str] = {}
+        for spec in self._module["signature"]["input_specs"]:
+            ((kind, body),) = spec.items()
+            if kind == "user_input":
+                continue
+            if kind not in ("parameter", "buffer", "tensor_constant"):
+                raise UnsupportedModel(f"the program takes a {kind}", HINT)
+            qualified, name = body[f"{kind}_name"], body["arg"]["name"]
+            place = 0 if qualified in tables[0] else 1
+            entry = tables[place][qualified]
+            stored[name] = self._stored(folders[place], qualified, entry)
+            names[name] = qualified
+        return stored, names
+
+    def _lengths(self, entries: Any) -> tuple[int, ...]:
+        lengths = tuple(self._symbols.length(entry) for entry in entries)
+        if any(not 0 <= length <= MAX_TENSOR_ELEMENTS for length in lengths) or len(lengths) > 16:
+            raise DataCorrupted(f"the program has a tensor of shape {lengths}")
+        return lengths
+
+    def _stored(self, folder: str, name: str, entry: Mapping[str, Any]) -> Array:
+        """One weight, contiguous."""
+        if entry["use_pickle"]:
+            raise UnsupportedModel(f"weight {name!r} is pickled", HINT)
+        path, meta = entry["path_name"], entry["tensor_meta"]
+        if not re.fullmatch(r"(weight|tensor)_\d+", path):
+            raise UnsupportedModel(f"weight {name!r} lies in {path!r}", HINT)
+        dtype = _DTYPES.get(meta["dtype"])
+        if dtype is None:
+            raise UnsupportedModel(f"weight {name!r} has the element type {meta['dtype']}")
+        flat = np.frombuffer(self._archive.read(f"{folder}/{path}", MAX_FILE_BYTES), dtype)
+        shape, strides = self._lengths(meta["sizes"]), self._lengths(meta["strides"])
+        (offset,) = self._lengths([meta["storage_offset"]])
+        if 0 in shape:
+            return np.zeros(shape, dtype)
+        last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+        if last >= flat.size or int(np.prod(shape, dtype=np.float64)) > flat.size:
+            raise DataCorrupted(f"weight {name!r} reaches beyond its bytes")
+        size = flat.itemsize
+        view = np.lib.stride_tricks.as_strided(
+            flat[offset:], shape, [step * size for step in strides], writeable=False
+        )
+        kind = np.float32 if flat.dtype.kind == "f" else flat.dtype
+        return np.ascontiguousarray(view).astype(kind, copy=False).reshape(shape)
 
 
 def _output(spec: Mapping[str, Any]) -> str:
@@ -196,59 +273,15 @@ def _output(spec: Mapping[str, Any]) -> str:
     return str(body["arg"]["as_tensor"]["name"])
 
 
-def _input_shape(name: str, meta: Mapping[str, Any]) -> tuple[int, ...]:
-    if _DTYPES.get(meta["dtype"]) not in ("<f2", "<f4", "<f8"):
-        raise UnsupportedModel(f"input {name!r} is not of floating point")
-    return _shape(meta)
+def _is_kept(node: Mapping[str, Any]) -> bool:
+    """Whether a node makes more than lengths, whose values are known, or checks of them."""
+    if node["target"].startswith(("torch.ops.aten._assert", "torch.ops.aten.sym_constrain")):
+        return False
+    kinds = [kind for output in node["outputs"] for kind in output]
+    return not kinds or any(kind not in ("as_sym_int", "as_sym_bool") for kind in kinds)
 
 
-def _lengths(entries: Any) -> tuple[int, ...]:
-    lengths = []
-    for entry in entries:
-        if "as_int" not in entry:
-            raise UnsupportedModel(
-                "the program has symbolic shapes", "export it without dynamic_shapes"
-            )
-        lengths.append(int(entry["as_int"]))
-    if any(not 0 <= length <= MAX_TENSOR_ELEMENTS for length in lengths) or len(lengths) > 16:
-        raise DataCorrupted(f"the program has a tensor of shape {lengths}")
-    return tuple(lengths)
-
-
-def _shape(meta: Mapping[str, Any]) -> tuple[int, ...]:
-    return _lengths(meta["sizes"])
-
-
-def _stored(archive: _Archive, folder: str, name: str, entry: Mapping[str, Any]) -> Array:
-    """One weight, contiguous."""
-    if entry["use_pickle"]:
-        raise UnsupportedModel(f"weight {name!r} is pickled", HINT)
-    path, meta = entry["path_name"], entry["tensor_meta"]
-    if not re.fullmatch(r"(weight|tensor)_\d+", path):
-        raise UnsupportedModel(f"weight {name!r} lies in {path!r}", HINT)
-    dtype = _DTYPES.get(meta["dtype"])
-    if dtype is None:
-        raise UnsupportedModel(f"weight {name!r} has the element type {meta['dtype']}")
-    flat = np.frombuffer(archive.read(f"{folder}/{path}", MAX_FILE_BYTES), dtype)
-    shape, strides = _shape(meta), _lengths(meta["strides"])
-    (offset,) = _lengths([meta["storage_offset"]])
-    if 0 in shape:
-        return np.zeros(shape, dtype)
-    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    if last >= flat.size or int(np.prod(shape, dtype=np.float64)) > flat.size:
-        raise DataCorrupted(f"weight {name!r} reaches beyond its bytes")
-    size = flat.itemsize
-    view = np.lib.stride_tricks.as_strided(
-        flat[offset:], shape, [step * size for step in strides], writeable=False
-    )
-    return (
-        np.ascontiguousarray(view)
-        .astype(np.float32 if flat.dtype.kind == "f" else flat.dtype, copy=False)
-        .reshape(shape)
-    )
-
-
-def _node(node: Mapping[str, Any]) -> AtenNode:
+def _node(node: Mapping[str, Any], integers: Mapping[str, int]) -> AtenNode:
     target = str(node["target"])
     outputs = []
     for output in node["outputs"]:
@@ -262,7 +295,7 @@ def _node(node: Mapping[str, Any]) -> AtenNode:
         raise UnsupportedModel(f"operator {target!r} of {name!r} cannot be imported")
     stack = (node.get("metadata") or {}).get("nn_module_stack", "")
     parts = stack.rsplit(";", 1)[-1].split(",") if stack else []
-    arguments = {item["name"]: _argument(item["arg"], name) for item in node["inputs"]}
+    arguments = {item["name"]: _argument(item["arg"], name, integers) for item in node["inputs"]}
     return AtenNode(
         name=name,
         target=target.removeprefix("torch.ops.aten."),
@@ -272,7 +305,7 @@ def _node(node: Mapping[str, Any]) -> AtenNode:
     )
 
 
-def _argument(argument: Mapping[str, Any], name: str) -> Any:
+def _argument(argument: Mapping[str, Any], name: str, integers: Mapping[str, int]) -> Any:
     ((kind, value),) = argument.items()
     if kind == "as_none":
         return None
@@ -284,6 +317,10 @@ def _argument(argument: Mapping[str, Any], name: str) -> Any:
         return value
     if kind in ("as_scalar_type", "as_memory_format", "as_layout", "as_device"):
         return None
-    if kind in ("as_sym_int", "as_sym_ints") and "as_name" not in str(value):
-        return value["as_int"] if kind == "as_sym_int" else [item["as_int"] for item in value]
+    if kind in ("as_sym_int", "as_sym_ints"):
+        found = [
+            integers[item["as_name"]] if "as_name" in item else item["as_int"]
+            for item in (value if kind == "as_sym_ints" else [value])
+        ]
+        return found if kind == "as_sym_ints" else found[0]
     raise InvalidInput(f"{name!r} has an argument of kind {kind}", HINT)

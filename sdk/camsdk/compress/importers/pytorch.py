@@ -42,7 +42,8 @@ def import_pytorch(
         path_or_module: A .pt2 file of ``torch.export.save``; or a module, which is exported as it
             is in evaluation mode and comes back in the mode in which it was.
         input_shapes: Shape of each input by the name of the argument of ``forward``. Needed for a
-            module, in the order of its arguments; must agree with a file, whose shapes are fixed.
+            module, in the order of its arguments; of a file, the lengths that it leaves free. A
+            batch that alone is free becomes 1.
 
     Returns:
         A float32 model of opset 17. Layers carry the qualified names of their modules.
@@ -55,7 +56,7 @@ def import_pytorch(
         InvalidInput: ``input_shapes`` is missing or does not fit.
     """
     if isinstance(path_or_module, Path):
-        program = read_program(path_or_module)
+        program = read_program(path_or_module, input_shapes)
         _check_shapes(program, input_shapes or {})
         return convert_program(program)
     with tempfile.TemporaryDirectory(prefix="camsdk-import-") as folder:

@@ -21,6 +21,10 @@ MAX_FILE_BYTES: Final = 512 << 20
 MAX_TENSOR_ELEMENTS: Final = 1 << 28
 """Of one tensor inside a model: 1 GiB of float32."""
 
+MAX_VECTOR_ELEMENTS: Final = 1 << 22
+"""Of one tensor of a single axis. ONNX's inference takes every such tensor for a shape and makes an
+object of each of its numbers, 50 bytes or more: a constant of 2^31 numbers took 4 GiB."""
+
 CHECKER_ERRORS: Final = (
     onnx.checker.ValidationError,
     onnx.shape_inference.InferenceError,
@@ -62,12 +66,34 @@ def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
     name_nodes(model.graph)
     try:
         onnx.checker.check_model(model, full_check=True)
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except CHECKER_ERRORS as error:
         raise UnsupportedModel(f"the imported graph is not valid ONNX: {error}") from error
-    _check_sizes(inferred.graph)
+    inferred = with_shapes(model)
+    for info in [*inferred.graph.input, *inferred.graph.output]:
+        if not is_static(info.type.tensor_type):
+            raise UnsupportedModel(
+                f"the shape of {info.name!r} depends on data or is unknown",
+                "export the model with fixed shapes, without its post-processing",
+            )
     _check_loads(model)
     return model
+
+
+def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with the shapes of all tensors, as far as they follow from the inputs'.
+
+    Raises:
+        UnsupportedModel: They do not fit, or something is no tensor.
+        ResourceExhausted: A tensor would be too large.
+    """
+    try:
+        # Values are followed only through tensors of which the sizes are known to be moderate.
+        _check_sizes(onnx.shape_inference.infer_shapes(model, strict_mode=True).graph)
+        found = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except CHECKER_ERRORS as error:
+        raise UnsupportedModel(f"the shapes in the graph do not fit: {error}") from error
+    _check_sizes(found.graph)
+    return found
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:
@@ -96,17 +122,10 @@ def _check_sizes(graph: onnx.GraphProto) -> None:
         elements = 1
         for dim in tensor.shape.dim:
             elements *= max(dim.dim_value, 1)
-        if elements > MAX_TENSOR_ELEMENTS:
+        limit = MAX_VECTOR_ELEMENTS if len(tensor.shape.dim) == 1 else MAX_TENSOR_ELEMENTS
+        if elements > limit:
             raise ResourceExhausted(
-                f"tensor {info.name!r} would have {elements} elements",
-                f"at most {MAX_TENSOR_ELEMENTS} are accepted",
-            )
-    for info in [*graph.input, *graph.output]:
-        tensor = info.type.tensor_type
-        if not is_static(tensor):
-            raise UnsupportedModel(
-                f"the shape of {info.name!r} depends on data or is unknown",
-                "export the model with fixed shapes, without its post-processing",
+                f"tensor {info.name!r} would have {elements} elements", f"at most {limit} are taken"
             )
 
 

@@ -26,6 +26,7 @@ from camsdk.errors import (
     ERROR_BY_REASON,
     WIRE_ERRORS,
     CamError,
+    DataCorrupted,
     DeadlineExceeded,
     ResourceExhausted,
     UnsupportedModel,
@@ -45,6 +46,14 @@ IMPORTERS: Final[dict[str, tuple[str, str]]] = {
     "mxnet": ("mxnet", "import_mxnet"),
 }
 """Module and function by name; those that need another environment are not among them."""
+
+_WAYS_OUT: Final[Mapping[type[CamError], str]] = {
+    DataCorrupted: "the file may be truncated: fetch it again, or export the model again",
+    ResourceExhausted: "models for cameras are smaller",
+    UnsupportedModel: "export the model without it, or as ONNX",
+    CamError: "see `camctl model import --help`",
+}
+"""What to do about an error that does not say it itself."""
 
 _NO_MEMORY: Final = ("MemoryError", "bad_alloc", "failed to map segment", "allocate memory")
 _LAST_CHARACTERS: Final = 300
@@ -197,7 +206,7 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
-def _serve(task: Mapping[str, Any]) -> None:
+def serve(task: Mapping[str, Any]) -> None:
     """The child: import, check, write the model or what is wrong."""
     from camsdk.compress.importers.runnable import runnable
 
@@ -217,11 +226,13 @@ def _serve(task: Mapping[str, Any]) -> None:
 
 
 def _write_failure(task: Mapping[str, Any], error: CamError) -> None:
-    row = next(WIRE_ERRORS[cls] for cls in type(error).__mro__ if cls in WIRE_ERRORS)
-    text = {"reason": row.reason, "message": error.message, "hint": error.hint}
+    classes = type(error).__mro__
+    row = next(WIRE_ERRORS[cls] for cls in classes if cls in WIRE_ERRORS)
+    hint = error.hint or next(_WAYS_OUT[cls] for cls in classes if cls in _WAYS_OUT)
+    text = {"reason": row.reason, "message": error.message, "hint": hint}
     Path(task["failure"]).write_text(json.dumps(text), encoding="utf-8")
 
 
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _serve(json.loads(sys.argv[1]))
+    serve(json.loads(sys.argv[1]))

@@ -23,6 +23,7 @@ MAX_LENGTH: Final = 1 << 20
 
 def import_graph_model(
     json_path: Path,
+    weights: Path | None = None,
     *,
     shards: Mapping[str, Path] | None = None,
     outputs: Mapping[str, str] | None = None,
@@ -32,6 +33,7 @@ def import_graph_model(
 
     Args:
         json_path: The model's JSON file.
+        weights: Where its weight file lies, if the JSON names a single one.
         shards: Where each weight file named in it lies; by default beside it.
         outputs: Public name to TensorFlow tensor (``node`` or ``node:output``), which may lie
             inside the graph; by default the outputs that the file declares, under their names.
@@ -44,9 +46,10 @@ def import_graph_model(
         NotFound: A file is missing.
         DataCorrupted: Truncated or malformed files.
         UnsupportedModel: An operator or one of its options is not supported; names the layer.
-        InvalidInput: ``outputs`` or ``input_shapes`` do not fit the graph.
+        InvalidInput: ``outputs``, ``input_shapes`` or ``weights`` do not fit the graph.
+        ResourceExhausted: The weight files are too large.
     """
-    graph = read_graph(json_path, shards=shards)
+    graph = read_graph(json_path, weights, shards=shards)
     return convert_graph(graph, outputs=outputs, input_shapes=input_shapes)
 
 
@@ -72,11 +75,22 @@ def convert_graph(
     clash = [name for name in chosen if name in graph.nodes and _is_input(graph.nodes[name])]
     if clash:
         raise InvalidInput(f"output {clash[0]!r} is also an input", "name the output otherwise")
+    _check_inputs(graph, input_shapes or {})
     emitter = Emitter()
     needed = _needed(graph, chosen.values())
     values = _emit(graph, emitter, needed, input_shapes or {}, operators)
     picked = {name: _pick(values, tensor) for name, tensor in chosen.items()}
     return emitter.model(picked, PRODUCER)
+
+
+def _check_inputs(graph: TfGraph, input_shapes: Mapping[str, tuple[int, ...]]) -> None:
+    inputs = [name for name, node in graph.nodes.items() if _is_input(node)]
+    unknown = set(input_shapes) - set(inputs)
+    if unknown:
+        raise InvalidInput(
+            f"input_shapes names {sorted(unknown)[0]!r}, which is no input",
+            f"the inputs are {', '.join(inputs)}",
+        )
 
 
 def _is_input(node: TfNode) -> bool:

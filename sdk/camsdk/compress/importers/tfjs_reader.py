@@ -12,7 +12,7 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from camsdk.errors import DataCorrupted, NotFound, UnsupportedModel
+from camsdk.compress.importers.runnable import MAX_FILE_BYTES, read_limited
+from camsdk.errors import (
+    DataCorrupted,
+    InvalidInput,
+    NotFound,
+    ResourceExhausted,
+    UnsupportedModel,
+)
 
 Array = NDArray[np.generic]
 
@@ -156,17 +163,23 @@ def output_index(tensor: str) -> int:
     return int(index) if colon and index.isdigit() else 0
 
 
-def read_graph(json_path: Path, *, shards: Mapping[str, Path] | None = None) -> TfGraph:
+def read_graph(
+    json_path: Path, weights: Path | None = None, *, shards: Mapping[str, Path] | None = None
+) -> TfGraph:
     """Read a graph model.
 
     Args:
         json_path: The model's JSON file.
-        shards: Where each weight file named in the JSON lies; by default beside the JSON.
+        weights: Where its weight file lies, if the JSON names a single one.
+        shards: Where each weight file named in the JSON lies; by default beside the JSON, and no
+            link to a place elsewhere.
 
     Raises:
         NotFound: The JSON or a shard does not exist.
-        DataCorrupted: Truncated or malformed.
+        DataCorrupted: Truncated or malformed, or a weight file is named outside of the folder.
         UnsupportedModel: Not a graph model, or weights in an unknown form.
+        InvalidInput: ``weights`` is given, but the JSON names several files.
+        ResourceExhausted: The weight files are too large.
     """
     document = _read_json(json_path)
     if document.get("format", "graph-model") != "graph-model" or "modelTopology" not in document:
@@ -176,7 +189,8 @@ def read_graph(json_path: Path, *, shards: Mapping[str, Path] | None = None) -> 
         )
     try:
         nodes = ordered(_read_nodes(document["modelTopology"]["node"]))
-        constants = dict(_read_constants(document["weightsManifest"], json_path, shards or {}))
+        groups = document["weightsManifest"]
+        constants = dict(_read_constants(groups, _Shards(json_path, groups, weights, shards)))
         outputs = _declared_outputs(document, nodes)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataCorrupted(f"{json_path.name} lacks a part of a graph model: {error}") from error
@@ -255,32 +269,71 @@ def _declared_outputs(document: dict[str, Any], nodes: dict[str, TfNode]) -> tup
 
 
 def _read_constants(
-    groups: list[dict[str, Any]], json_path: Path, shards: Mapping[str, Path]
+    groups: Sequence[Mapping[str, Any]], shards: "_Shards"
 ) -> Iterator[tuple[str, Array]]:
     """Name and value of every weight, in the order of the shards (a weight may span two)."""
     for group in groups:
-        data = b"".join(_read_shard(str(name), json_path, shards) for name in group["paths"])
+        data = b"".join(shards.read(str(name)) for name in group["paths"])
         offset = 0
         for row in group["weights"]:
             value, offset = _read_weight(row, data, offset)
             yield str(row["name"]), value
         if offset != len(data):
             raise DataCorrupted(
-                f"the weights of {json_path.name} end at byte {offset}, "
-                f"but their files have {len(data)}"
+                f"the weights of {shards.title} end at byte {offset}, "
+                f"but their files have {len(data)}",
+                "is it the weight file of another model?",
             )
 
 
-def _read_shard(name: str, json_path: Path, shards: Mapping[str, Path]) -> bytes:
-    if not name or Path(name).name != name:
-        raise DataCorrupted(f"weight file {name!r} is not a plain file name")
-    path = shards.get(name, json_path.with_name(name))
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise NotFound(
-            f"weight file {name!r} of {json_path.name} is missing", f"put it at {path}"
-        ) from error
+class _Shards:
+    """The weight files that a JSON names; no file elsewhere is read, and all have a limit."""
+
+    def __init__(
+        self,
+        json_path: Path,
+        groups: Sequence[Mapping[str, Any]],
+        weights: Path | None,
+        shards: Mapping[str, Path] | None,
+    ) -> None:
+        self.title, self._folder = json_path.name, json_path.parent
+        self._given = dict(shards or {})
+        self._left_bytes = MAX_FILE_BYTES
+        names = [str(name) for group in groups for name in group["paths"]]
+        if len(set(names)) < len(names):
+            raise DataCorrupted(f"{self.title} names a weight file twice")
+        if weights is not None:
+            if len(names) != 1:
+                raise InvalidInput(
+                    f"{self.title} names {len(names)} weight files, one cannot stand for them",
+                    "put them beside it and leave out --weights",
+                )
+            self._given[names[0]] = weights
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one weight file."""
+        path = self._given.get(name) or self._beside(name)
+        if not path.is_file():
+            raise NotFound(f"weight file {name!r} of {self.title} is missing", f"put it at {path}")
+        data = read_limited(path)
+        self._left_bytes -= len(data)
+        if self._left_bytes < 0:
+            raise ResourceExhausted(
+                f"the weight files of {self.title} have more than {MAX_FILE_BYTES} bytes",
+                "models for cameras are smaller",
+            )
+        return data
+
+    def _beside(self, name: str) -> Path:
+        if not name or Path(name).name != name or name == "..":
+            raise DataCorrupted(f"weight file {name!r} is not a plain file name")
+        path = self._folder / name
+        if path.is_symlink():
+            raise DataCorrupted(
+                f"weight file {name!r} of {self.title} is a link",
+                "put the file itself there, or name it with --weights",
+            )
+        return path
 
 
 def _read_weight(row: dict[str, Any], data: bytes, offset: int) -> tuple[Array, int]:

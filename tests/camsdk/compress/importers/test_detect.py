@@ -79,7 +79,7 @@ UNKNOWN = {
     "keras": (b"\x89HDF\r\n\x1a\n" + bytes(40), UnsupportedModel),
     "other json": (b'{"a": 1}', UnsupportedModel),
     "cut json": (b'{"modelTopology": ', DataCorrupted),
-    "deep json": (b'{"a":' + b"[" * 100_000, DataCorrupted),
+    "deep json": (b'{"modelTopology":' + b"[" * 100_000, DataCorrupted),
     "nothing": (b"", DataCorrupted),
 }
 

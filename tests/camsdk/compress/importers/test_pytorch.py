@@ -184,6 +184,52 @@ def test_a_saved_program(program: Path) -> None:
         import_pytorch(program, {name: (1, 1, 7, 7)})
 
 
+def stretched(m: Any, x: Tensor) -> Tensor:
+    """Lengths that follow from the batch."""
+    rows = x.view(x.shape[0], -1)
+    pairs = torch.cat([rows, rows * 2], 0).reshape(2 * x.shape[0], x.shape[1], -1)
+    return pairs.mean(1)
+
+
+def test_a_free_batch_becomes_one_or_what_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "free.pt2"
+    batch = torch.export.Dim("batch", min=1, max=8)
+    module, example = Of(stretched).eval(), torch.randn(3, 2, 4, 5)
+    program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, path)
+    for given, count in ((None, 1), ({"x": (5, 2, 4, 5)}, 5)):
+        model = import_pytorch(path, given)
+        assert [dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim] == [
+            2 * count, 20,
+        ]  # fmt: skip
+        data = torch.randn(count, 2, 4, 5)
+        found = onnxruntime.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        ).run(None, {"x": data.numpy()})
+        np.testing.assert_allclose(found[0], module(data).numpy(), rtol=1e-5, atol=1e-6)
+    for wrong, match in (
+        ({"x": (9, 2, 4, 5)}, "from 1 to 8"),
+        ({"x": (2, 3, 4, 5)}, "export it again"),
+        ({"x": (2, 40)}, "axes"),
+        ({"y": (2, 2, 4, 5)}, "no input"),
+    ):
+        with pytest.raises(InvalidInput, match=match):
+            import_pytorch(path, wrong)
+
+
+def test_another_free_length_must_be_given(tmp_path: Path) -> None:
+    path = tmp_path / "free.pt2"
+    width = torch.export.Dim("width", min=2, max=64)
+    module = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU()).eval()
+    program = torch.export.export(module, (torch.randn(1, 1, 8, 8),), dynamic_shapes=({3: width},))
+    torch.export.save(program, path)
+    (name,) = [item.name for item in program.graph.nodes if item.op == "placeholder"][-1:]
+    with pytest.raises(InvalidInput, match="axis 3"):
+        import_pytorch(path)
+    model = import_pytorch(path, {name: (1, 1, 8, 12)})
+    assert model.graph.output[0].type.tensor_type.shape.dim[3].dim_value == 12
+
+
 class Trap:
     """Unpickling it is noticed."""
 
@@ -229,6 +275,10 @@ def replace(ending: str, old: str, new: str) -> Callable[[dict[str, bytes]], Non
     return edit
 
 
+def free(expression: str) -> str:
+    return f'"as_expr": {{"expr_str": "{expression}"}}'
+
+
 WEIGHTS, MODEL = "data/weights/model_weights_config.json", "models/model.json"
 
 
@@ -238,7 +288,10 @@ WEIGHTS, MODEL = "data/weights/model_weights_config.json", "models/model.json"
         (replace(WEIGHTS, '"use_pickle": false', '"use_pickle": true'), UnsupportedModel, "pickle"),
         (replace(WEIGHTS, '"weight_0"', '"../weight_0"'), UnsupportedModel, "lies in"),
         (replace(WEIGHTS, '"as_int": 3', '"as_int": 300'), DataCorrupted, "beyond"),
-        (replace(WEIGHTS, '"as_int": 3', '"as_expr": {}'), UnsupportedModel, "symbolic"),
+        (replace(WEIGHTS, '"as_int": 3', '"as_expr": {}'), DataCorrupted, "malformed"),
+        (replace(WEIGHTS, '"as_int": 3', free("Symbol('s9')")), UnsupportedModel, "no input"),
+        (replace(WEIGHTS, '"as_int": 3', free("exit(Integer(1))")), UnsupportedModel, "exit"),
+        (replace(WEIGHTS, '"as_int": 3', free("Pow(2, 3")), DataCorrupted, "no expression"),
         (replace(MODEL, "torch.ops.aten.relu.default", "os.system"), UnsupportedModel, "os.system"),
         (replace(MODEL, "conv2d.default", "conv9d.default"), UnsupportedModel, "conv9d"),
         (
