@@ -52,11 +52,7 @@ class Joints:
         """
         module_of = self._module.module_of
         layers = {node: self._module.get_submodule(name) for node, name in module_of.items()}
-        own = {
-            node: layer.input_quantizer
-            for node, layer in layers.items()
-            if isinstance(getattr(layer, "input_quantizer", None), InputQuantizer)
-        }
+        own = {node: held for node, layer in layers.items() if (held := _quantizer_of(layer))}
         if not own:
             return
         placed = place(
@@ -83,6 +79,11 @@ class Joints:
         # Extremes decide whether a range begins at 0; a stride must not lose them.
         ends = torch.stack([values.min(), values.max()])
         self._samples[name] = torch.cat([values[::stride], ends])
+
+
+def _quantizer_of(layer: nn.Module) -> InputQuantizer | None:
+    held = getattr(layer, "input_quantizer", None)
+    return held if isinstance(held, InputQuantizer) else None
 
 
 def joint_ranges(module: TwinModule) -> dict[str, Range]:
