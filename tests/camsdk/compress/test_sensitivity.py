@@ -1,18 +1,21 @@
 """Errors are those of the compressed layer alone; predicted bytes are those of an ideal coder."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from camsdk.compress import sensitivity
 from camsdk.compress.allocate import FLOAT_BITS, LayerChoice, Trial
-from camsdk.compress.codes import CodedTensor
+from camsdk.compress.codes import CodedTensor, project
 from camsdk.compress.graph.layers import list_layers
 from camsdk.compress.options import CodeSet
 from camsdk.compress.sensitivity import (
     compress_weights,
+    measure_coded_layers,
     measure_sensitivity,
     predict_bytes,
     predict_float_bytes,
@@ -22,6 +25,7 @@ from camsdk.errors import InvalidInput
 RNG = np.random.default_rng(0)
 FIRST = RNG.normal(size=(6, 3, 3, 3)).astype(np.float32)
 LAST = RNG.normal(size=(6, 5)).astype(np.float32)  # inputs first, as MatMul stores it
+VALUES = {"first": FIRST, "last": np.ascontiguousarray(LAST.T)}
 INPUTS = [RNG.normal(size=(2, 3, 8, 8)).astype(np.float32) for _ in range(3)]
 
 
@@ -105,7 +109,52 @@ def test_the_model_stays_as_it_was_and_progress_reaches_one() -> None:
     assert seen == [0.5, 1.0]
 
 
+def test_codes_of_one_layer_alone_are_measured() -> None:
+    first = project(FIRST, CodeSet(2), "filter")
+    last = project(np.ascontiguousarray(LAST.T), CodeSet(3), "filter")
+    found = measure_coded_layers(model(), {"first": first, "last": last}, INPUTS, budget_s=60)
+    for name, weights in (("first", (first.values, LAST)), ("last", (FIRST, last.values.T))):
+        errors = [error(forward(*weights, x), forward(FIRST, LAST, x)) for x in INPUTS]
+        assert found[name] == pytest.approx(np.mean(errors), rel=1e-3)
+    alone = measure_coded_layers(model(), {"last": last}, INPUTS, budget_s=60)
+    assert alone == pytest.approx({"last": found["last"]}, rel=1e-5)
+
+
+def count_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One second passes between two looks at the clock."""
+    clock = SimpleNamespace(monotonic=iter(range(100)).__next__)
+    monkeypatch.setattr(sensitivity, "time", clock)
+
+
+def test_when_the_time_is_up_layers_are_left_out_those_that_changed_least_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights = {
+        "first": project(FIRST, CodeSet(8), "filter"),
+        "last": project(np.ascontiguousarray(LAST.T), CodeSet(2), "filter"),
+    }
+
+    def measured(seconds: float) -> set[str]:
+        count_seconds(monkeypatch)
+        return set(measure_coded_layers(model(), weights, INPUTS, budget_s=seconds))
+
+    assert measured(0.5) == set()
+    assert measured(1.5) == {"last"}
+    assert measured(2.5) == {"last", "first"}
+
+
+def test_an_input_that_not_all_layers_have_seen_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights = {name: project(values, CodeSet(3), "filter") for name, values in VALUES.items()}
+    expected = measure_coded_layers(model(), weights, INPUTS[:1], budget_s=60)
+    count_seconds(monkeypatch)
+    assert measure_coded_layers(model(), weights, INPUTS, budget_s=3.5) == expected
+
+
 def test_no_inputs_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="no inputs"):
+        measure_coded_layers(model(), {}, [], budget_s=1)
     with pytest.raises(InvalidInput, match="calibration"):
         measure_sensitivity(model(), list_layers(model()), [LayerChoice(4)], [])
 
