@@ -163,7 +163,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Filter:
-    """Whole filters go, with every weight that read their output."""
+    """Whole filters go, with every weight that read their output.
+
+    Attributes:
+        saves: What the sparsity asked for is a share of: weights, or multiply-accumulates.
+    """
+
+    saves: Literal["weights", "macs"] = "weights"
 
 
 PruneGranularity = Element | NOfM | Block | Filter
@@ -175,7 +181,7 @@ class PruneOptions:
 
     Attributes:
         sparsity: Share of zeros over all prunable layers at the end, 0 to below 1; with filters,
-            share of the weights that are removed.
+            share of the weights, or multiply-accumulates, that are removed.
         granularity: What is pruned together.
         importance: |w|; |w g| (Taylor, arXiv:1906.10771, eq. 8); or w g with second-order terms
             (g w - h w^2 / 2, the diagonal of the empirical Fisher matrix for h).
@@ -185,6 +191,8 @@ class PruneOptions:
             ones that the gradient asks for; falls to 0 towards ``end``. Filters do not come back.
             None by default: in trials at 97% it earned nothing.
         is_global: One threshold over all layers instead of the same share in each.
+        dense: Layers that nothing is pruned in and that ``sparsity`` does not count, by name. Not
+            for filters, which are tied across layers.
     """
 
     sparsity: float
@@ -194,12 +202,15 @@ class PruneOptions:
     end: float = 0.6
     regrow: float = 0.0
     is_global: bool = True
+    dense: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
             raise InvalidInput(f"sparsity {self.sparsity} is out of range", "give 0 to below 1")
         if not 0 <= self.begin < self.end <= 1:
             raise InvalidInput("pruning must begin before it ends", "give 0 <= begin < end <= 1")
+        if self.dense and isinstance(self.granularity, Filter):
+            raise InvalidInput("filters are tied across layers", "leave dense empty, or no filters")
 
 
 @dataclass(frozen=True)
@@ -229,11 +240,14 @@ class Budget:
             predicted milliseconds on ``device``.
         limit: In that unit.
         device: Hardware name such as ``cpu-x86_64``, for "latency".
+        bit_widths, sparsities: What each layer may choose from.
     """
 
     kind: Literal["macs", "bytes", "latency"]
     limit: float
     device: str = ""
+    bit_widths: tuple[int, ...] = (2, 3, 4, 6, 8)
+    sparsities: tuple[float, ...] = (0.0, 0.5, 0.75, 0.9)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ which changes no output.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from camsdk.compress.sparsity import Mask
 from camsdk.errors import InvalidInput
 
 CONVOLUTIONS: Final = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
+
+Saved = Literal["weights", "macs"]
 
 
 @dataclass(frozen=True)
@@ -133,29 +135,32 @@ class FilterGroups:
             sum(left[name] * uses for name, uses in self.positions.items()),
         )
 
-    def scores(self, importance: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float64]]:
-        """By group, each filter's sum of squared importance over its slices, per weight removed.
+    def scores(
+        self, importance: Mapping[str, NDArray[Any]], *, of: Saved = "weights"
+    ) -> list[NDArray[np.float64]]:
+        """By group, each filter's sum of squared importance over its slices, per unit removed.
 
         The sum is arXiv:1906.10771, eq. 10, for Taylor importance. Parameters without an
         importance count as nothing.
         """
         result = []
         for group in self.groups:
-            total, weights = np.zeros(group.count), np.zeros(group.count)
+            total, cost = np.zeros(group.count), np.zeros(group.count)
             for member in group.members:
                 shape = self.shapes[member.parameter]
-                each = np.full(len(member.filters), prod(shape) / shape[member.axis])
-                np.add.at(weights, member.filters, each)
+                uses = self.positions.get(member.parameter, 0) if of == "macs" else 1
+                each = np.full(len(member.filters), uses * prod(shape) / shape[member.axis])
+                np.add.at(cost, member.filters, each)
                 if member.parameter in importance:
                     squared = importance[member.parameter].astype(np.float64) ** 2
                     other = tuple(i for i in range(len(shape)) if i != member.axis)
                     along = squared.sum(axis=other)
                     np.add.at(total, member.filters, along[member.indices])
-            result.append(total / weights)
+            result.append(total / cost)
         return result
 
     def choose(
-        self, scores: Sequence[NDArray[np.float64]], sparsity: float, *, of: str = "weights"
+        self, scores: Sequence[NDArray[np.float64]], sparsity: float, *, of: Saved = "weights"
     ) -> list[Mask]:
         """The fewest filters, least important first, whose removal saves the share asked for.
 
@@ -164,7 +169,7 @@ class FilterGroups:
         Args:
             scores: By group, one number a filter.
             sparsity: Share that goes, 0 to below 1.
-            of: "weights", "macs" or "parameters".
+            of: What it is a share of.
 
         Raises:
             InvalidInput: So much cannot be removed; says how much can.

@@ -20,7 +20,7 @@ from camsdk.compress.codes import CodedTensor
 from camsdk.compress.options import Filter, PruneOptions
 from camsdk.compress.sparsity import Mask, count_zeros, cubic_sparsity, find_masks
 from camsdk.compress.training.filter_search import find_filter_groups
-from camsdk.compress.training.filters import remove_filters
+from camsdk.compress.training.filters import Saved, remove_filters
 from camsdk.compress.training.importance import DECAY, ImportanceEstimate, saved_tensor
 from camsdk.errors import InvalidInput
 
@@ -61,7 +61,17 @@ class MaskSchedule:
         self._masks: dict[str, Tensor] = {}
 
     def attach(self, named_weights: Mapping[str, nn.Parameter]) -> None:
-        """Prune these weights: filters first, at least 2 dimensions. Nothing is pruned yet."""
+        """Prune these weights: filters first, at least 2 dimensions. Nothing is pruned yet.
+
+        Raises InvalidInput if there are none, or if ``dense`` names one that is not there.
+        """
+        dense = self._options.dense
+        if unknown := sorted(set(dense) - set(named_weights)):
+            raise InvalidInput(
+                f"no such layer to keep dense: {', '.join(unknown)}",
+                f"those that can be pruned are {', '.join(named_weights)}",
+            )
+        named_weights = {name: w for name, w in named_weights.items() if name not in dense}
         small = [name for name, weight in named_weights.items() if weight.ndim < 2]
         if small or not named_weights:
             raise InvalidInput(
@@ -172,15 +182,14 @@ class FilterSchedule(MaskSchedule):
 
     A filter goes with its bias, its normalisation and every weight that reads it, so its gradient
     is zero from then on and nothing asks for it: filters do not come back. Sparsity is the share
-    of the weights that are removed with them.
+    of what ``Filter.saves`` names that is removed with them.
     """
 
     def attach_network(self, module: nn.Module, example: Tensor) -> None:
         """Prune the filters of a network. Raises InvalidInput if not so many can be removed."""
         self._groups = find_filter_groups(module, example[:1])
-        self._groups.choose(
-            [np.zeros(group.count) for group in self._groups.groups], self._options.sparsity
-        )
+        nothing = [np.zeros(group.count) for group in self._groups.groups]
+        self._groups.choose(nothing, self._options.sparsity, of=self._saves)
         of_groups = self._groups.kept_axes(self._groups.all())
         self._watch({n: p for n, p in module.named_parameters() if n in of_groups})
 
@@ -191,8 +200,13 @@ class FilterSchedule(MaskSchedule):
 
     def _update(self, done: float) -> dict[str, Mask]:
         sparsity = cubic_sparsity(done, self._options.sparsity)
-        scores = self._groups.scores(self._estimate.scores())
-        return self._groups.masks(self._groups.choose(scores, sparsity))
+        scores = self._groups.scores(self._estimate.scores(), of=self._saves)
+        return self._groups.masks(self._groups.choose(scores, sparsity, of=self._saves))
+
+    @property
+    def _saves(self) -> Saved:
+        granularity = self._options.granularity
+        return granularity.saves if isinstance(granularity, Filter) else "weights"
 
 
 class PruneMethod:

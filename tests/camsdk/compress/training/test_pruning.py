@@ -24,6 +24,7 @@ from camsdk.compress.options import (
     TrainOptions,
 )
 from camsdk.compress.sparsity import cubic_sparsity
+from camsdk.compress.training.filter_search import find_filter_groups
 from camsdk.compress.training.importance import ImportanceEstimate
 from camsdk.compress.training.method import Method
 from camsdk.compress.training.pruning import MaskSchedule, PruneMethod, prunable_weights
@@ -215,7 +216,37 @@ def test_sparsity_by_layer_is_reached_in_each() -> None:
         assert int(mask.sum()) == round(wanted[name] * mask.numel())
 
 
+def test_dense_layers_keep_all_weights_and_the_others_reach_the_sparsity() -> None:
+    module = network()
+    training = Training(module, PruneMethod(PruneOptions(0.75, dense=("0", "6"))))
+    training.run(STEPS)
+    training.method.finish()
+    assert {name: int(mask.sum()) for name, mask in zeros(module).items()} == {
+        "0": 0,
+        "3": round(0.75 * 8 * 8 * 9),
+        "6": 0,
+    }
+
+
+def test_filters_save_the_share_of_multiply_accumulates_asked_for() -> None:
+    module = network()
+    example = torch.zeros(1, 1, 6, 6)
+    groups = find_filter_groups(module, example)
+    full = groups.size(groups.all()).macs
+    training = Training(module, PruneMethod(PruneOptions(0.5, Filter("macs"))))
+    training.run(STEPS)
+    training.method.finish()
+    groups = find_filter_groups(module, example)
+    # No more is removed than one filter beyond the target; one of the first saves most.
+    one_more = (1 * 9 * 16 + 8 * 9 * 4) + full / 2
+    assert full - one_more <= groups.size(groups.all()).macs <= full / 2
+
+
 def test_what_cannot_be_pruned_is_said() -> None:
+    with pytest.raises(InvalidInput, match="no such layer to keep dense: head"):
+        PruneMethod(PruneOptions(0.5, dense=("head",))).attach(network(), torch.zeros(1, 1, 6, 6))
+    with pytest.raises(InvalidInput, match="leave dense empty"):
+        PruneOptions(0.5, Filter(), dense=("0",))
     with pytest.raises(InvalidInput, match="no convolution"):
         PruneMethod(PruneOptions(0.5)).attach(nn.ReLU(), torch.zeros(1))
     with pytest.raises(InvalidInput, match="filters and inputs"):
