@@ -58,9 +58,11 @@ QUANTIZED = (
     Row("W1A2", 1, 2),
 )
 PRUNED = tuple(Row(f"S{percent}", sparsity=percent / 100) for percent in (90, 95, 97))
+FILTERS = tuple(Row(f"F{percent}", removed_macs=percent / 100) for percent in (50, 70))
 JOINT = (Row("S90W3A8", 3, 8, 0.9),)
 QUANTIZERS = ("ours", "lsq", "lsq_distilled", "brevitas_qat")
 PRUNERS = ("ours", "magnitude")
+FILTER_PRUNERS = ("ours", "torch_pruning")
 PRETRAIN_EPOCHS = 3.0
 
 
@@ -84,7 +86,12 @@ def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
     for seed in range(arguments.seeds):
         for net in arguments.nets:
             yield Job(net, Row("float"), "float", seed)
-            for rows, methods in ((QUANTIZED, QUANTIZERS), (PRUNED, PRUNERS), (JOINT, ("ours",))):
+            for rows, methods in (
+                (QUANTIZED, QUANTIZERS),
+                (PRUNED, PRUNERS),
+                (FILTERS, FILTER_PRUNERS),
+                (JOINT, ("ours",)),
+            ):
                 for row in rows:
                     if arguments.rows and row.name not in arguments.rows:
                         continue
@@ -144,7 +151,7 @@ def table(results: list[dict[str, object]]) -> str:
         if r["method"] != "float" and (r["net"], r["seed"]) in base:
             cell = drops.setdefault((r["net"], r["row"]), {}).setdefault(r["method"], [])
             cell.append(base[r["net"], r["seed"]] - float(r["test"]))
-    methods = list(dict.fromkeys((*QUANTIZERS, *PRUNERS)))
+    methods = list(dict.fromkeys((*QUANTIZERS, *PRUNERS, *FILTER_PRUNERS)))
     lines = ["| network | row | " + " | ".join(methods) + " |", "|---" * (len(methods) + 2) + "|"]
     for (net, row), cells in drops.items():
         best = min(statistics.mean(values) for values in cells.values())

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from camsdk.compress.options import (
     ActivationOptions,
     CodeSet,
+    Filter,
     LayerOptions,
     PruneOptions,
     QuantizeOptions,
@@ -45,7 +46,9 @@ def prepare(module: nn.Module, row: Row, edges: tuple[str, ...], example: Tensor
 
 
 def _method(row: Row, edges: tuple[str, ...]) -> Method:
-    prune = PruneOptions(row.sparsity) if row.sparsity else None
+    if row.removed_macs:
+        return PruneMethod(PruneOptions(row.removed_macs, Filter("macs")))
+    prune = PruneOptions(row.sparsity, dense=edges) if row.sparsity else None
     if row.weight_bits is None:
         assert prune is not None, row
         return PruneMethod(prune)

@@ -33,12 +33,14 @@ class Row:
     Attributes:
         weight_bits, activation_bits: None leaves them in float.
         sparsity: Share of zeros over all layers but the first and the last.
+        removed_macs: Share of multiply-accumulates that goes with whole filters.
     """
 
     name: str
     weight_bits: int | None = None
     activation_bits: int | None = None
     sparsity: float = 0.0
+    removed_macs: float = 0.0
 
 
 @dataclass
@@ -157,3 +159,26 @@ def accuracy(module: nn.Module, pictures: Pictures) -> float:
         images = pictures.images[start : start + 500].contiguous(memory_format=torch.channels_last)
         right += int((module(images).argmax(1) == pictures.labels[start : start + 500]).sum())
     return 100.0 * right / len(pictures)
+
+
+@torch.no_grad()
+def multiply_accumulates(module: nn.Module, example: Tensor) -> int:
+    """Those of convolutions and linear layers whose weight is not zero, for one picture."""
+    total = 0
+
+    def count(layer: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal total
+        places = output[0].numel() // output.shape[1]
+        total += places * int(layer.weight.detach().count_nonzero())
+
+    handles = [
+        layer.register_forward_hook(count)
+        for layer in module.modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+    was_training = module.training
+    module.eval()(example[:1])
+    module.train(was_training)
+    for handle in handles:
+        handle.remove()
+    return total

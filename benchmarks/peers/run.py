@@ -18,6 +18,7 @@ from peers.recipe import (
     accuracy,
     batches,
     decayed,
+    multiply_accumulates,
     read_pictures,
     split,
     train,
@@ -52,6 +53,7 @@ def main() -> None:
         contender = importlib.import_module(f"peers.{method}").prepare(
             module, asked, EDGES[net], example
         )
+    dense = multiply_accumulates(make(net), example)
     start = time.process_time()
     contender.parameters = contender.parameters or decayed(contender.module)
     train(contender, trained, epochs=float(epochs), peak=FINE_TUNE_RATE, seed=1000 + int(seed))
@@ -59,6 +61,7 @@ def main() -> None:
         "method": method, "net": net, "seed": int(seed), "row": asked.name,
         "held": accuracy(contender.module, held), "test": accuracy(contender.module, test),
         "cpu_s": time.process_time() - start, "zeros": zeros(contender.module, EDGES[net]),
+        "macs": multiply_accumulates(contender.module, example) / dense,
     }  # fmt: skip
     Path(out).write_text(json.dumps(result))
     print(json.dumps(result))

@@ -1,8 +1,9 @@
 """ResNet for small pictures: He et al., "Deep Residual Learning", arXiv:1512.03385, section 4.2.
 
 Depth 6n + 2: a 3x3 stem, three stages of n blocks with widths w, 2w, 4w at halving resolution, the
-mean, one linear layer. Shortcuts that change shape are 1x1 convolutions (option B): the identity
-with zero padding of option A is no operator that a quantizer or an FPGA compiler knows.
+mean, one linear layer. ResNet-18 has the same stem here and four stages, section 4.1. Shortcuts
+that change shape are 1x1 convolutions (option B): the identity with zero padding of option A is no
+operator that a quantizer or an FPGA compiler knows.
 """
 
 import torch
@@ -36,22 +37,22 @@ class ResNet(nn.Module):
     """See the module. Input (n, channels, h, w), output logits (n, classes)."""
 
     def __init__(
-        self, depth: int = 20, *, width: int = 16, channels: int = 1, classes: int = 10
+        self, depth: int, *, stages: int = 3, width: int = 16, channels: int = 1, classes: int = 10
     ) -> None:
         super().__init__()
-        count = (depth - 2) // 6
+        count = (depth - 2) // (2 * stages)
         self.stem = nn.Sequential(
             nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
         blocks: list[nn.Module] = []
-        for stage in range(3):
+        for stage in range(stages):
             filters = width << stage
             for index in range(count):
                 before = width if stage == 0 else filters >> (index == 0)
                 blocks.append(BasicBlock(before, filters, 2 if stage and index == 0 else 1))
         self.blocks = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(width * 4, classes)
+        self.classifier = nn.Linear(filters, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(torch.flatten(self.pool(self.blocks(self.stem(x))), 1))
@@ -61,3 +62,8 @@ class ResNet(nn.Module):
 def resnet20(*, width: int = 16, channels: int = 1, classes: int = 10) -> ResNet:
     """270k parameters and 31 M multiply-accumulates at width 16 and 28 x 28."""
     return ResNet(20, width=width, channels=channels, classes=classes)
+
+
+def resnet18(*, width: int = 16, channels: int = 1, classes: int = 10) -> ResNet:
+    """700k parameters and 29 M multiply-accumulates at width 16 and 28 x 28."""
+    return ResNet(18, stages=4, width=width, channels=channels, classes=classes)
