@@ -20,6 +20,7 @@ from camsdk.compress.importers.caffe_reader import (
     read_text,
     read_weights,
 )
+from camsdk.compress.importers.given_shapes import check_names, lacks_shape
 from camsdk.compress.importers.onnx_emitter import Emitter, Value
 from camsdk.compress.importers.runnable import runnable
 from camsdk.errors import InvalidInput, UnsupportedModel
@@ -153,14 +154,9 @@ def _inputs(
             for index, top in enumerate(layer.tops):
                 pick = given[min(index, len(given) - 1)] if given else Message()
                 found[top] = tuple(pick.integers("dim"))
-    unknown = set(input_shapes) - set(found)
-    if unknown:
-        raise InvalidInput(
-            f"input_shapes names {sorted(unknown)[0]!r}, which is no input",
-            f"the inputs are {', '.join(found)}",
-        )
+    check_names(input_shapes, found)
     found |= {name: tuple(shape) for name, shape in input_shapes.items()}
     for name, shape in found.items():
         if not shape or len(shape) > 8 or not all(1 <= n <= MAX_LENGTH for n in shape):
-            raise InvalidInput(f"input {name!r} has the shape {shape}", "give input_shapes for it")
+            raise lacks_shape(name, shape)
     return found

@@ -39,6 +39,21 @@ _END_BYTES: Final = 1 << 16
 """Of each end of a file that is looked at."""
 
 _CAFFE_WORDS: Final = ("layer {", "layers {", "layer{", "layers{", "input_dim", "input:")
+_TITLES: Final[Mapping[str, str]] = {
+    "onnx": "ONNX",
+    "pytorch": "PyTorch",
+    "tensorflow": "TensorFlow",
+    "saved-model": "TensorFlow",
+    "tflite": "TensorFlow Lite",
+    "tfjs": "TensorFlow.js",
+    "caffe": "Caffe",
+    "mxnet": "MXNet",
+}
+_EXPORT: Final = (
+    "export the model itself: "
+    "torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')"
+)
+_PARAMS_HEAD: Final = (0x112).to_bytes(8, "little")
 _PICKLE_HEADS: Final = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -50,7 +65,8 @@ class ImportOptions:
         weights: The second file of Caffe and MXNet; of TensorFlow.js where its single weight file
             lies, by default beside the JSON.
         input_shapes: Shape by input name; for frozen graphs also of tensors inside.
-        outputs: Names of wanted tensors; empty for the file's own. TensorFlow and Caffe only.
+        outputs: Names of wanted tensors; empty for the file's own. TensorFlow, TensorFlow.js and
+            Caffe only.
         timeout_s, memory_bytes: Of the process that imports; see ``sandbox.run_importer``.
     """
 
@@ -128,10 +144,7 @@ def import_model(
     options = options or ImportOptions()
     kind = framework or detect(path)
     shapes = {name: list(shape) for name, shape in options.input_shapes.items()}
-    if options.outputs and kind not in ("tensorflow", "saved-model", "caffe"):
-        raise InvalidInput(f"outputs cannot be chosen for a model of {kind}")
-    if options.weights is not None and kind not in ("caffe", "mxnet", "tfjs"):
-        raise InvalidInput(f"a model of {kind} has no second file of weights", "omit --weights")
+    _check_options(kind, options)
     if kind in ("saved-model", "tflite"):
         return _import_with_environment(path, kind, options, on_progress)
     paths, arguments = _arguments(path, kind, options, shapes)
@@ -144,20 +157,29 @@ def import_model(
     )
 
 
+def _check_options(kind: str, options: ImportOptions) -> None:
+    """Refuse what would have no effect, and a structure without its weights."""
+    title = _TITLES[kind]
+    if options.outputs and kind not in ("tensorflow", "saved-model", "tfjs", "caffe"):
+        raise InvalidInput(f"outputs cannot be chosen for a model of {title}", "omit --output")
+    if options.weights is not None and kind not in ("caffe", "mxnet", "tfjs"):
+        raise InvalidInput(f"a model of {title} has no second file of weights", "omit --weights")
+    if options.weights is None and kind in ("caffe", "mxnet"):
+        raise InvalidInput(
+            f"the file is the structure of a model of {title}, its weights are missing",
+            f"give them: --weights {'net.caffemodel' if kind == 'caffe' else 'net-0000.params'}",
+        )
+
+
 def _arguments(
     path: Path, kind: str, options: ImportOptions, shapes: Mapping[str, list[int]]
 ) -> tuple[list[Path], dict[str, Any]]:
     outputs = list(options.outputs)
     if kind == "tensorflow":
         return [path], {"inputs": shapes, "outputs": outputs or None}
-    if kind in ("caffe", "mxnet") and options.weights is None:
-        raise InvalidInput(
-            f"{path} is the structure of a {kind} model, its weights are missing",
-            "give them with --weights",
-        )
     named: dict[str, Any] = {"input_shapes": shapes or None}
-    if kind == "caffe" and outputs:
-        named["outputs"] = outputs
+    if outputs:
+        named["outputs"] = outputs if kind == "caffe" else {name: name for name in outputs}
     return [path] if options.weights is None else [path, options.weights], named
 
 
@@ -212,10 +234,16 @@ def _detect_bytes(path: Path, head: bytes, tail: bytes) -> Framework | None:
         return "tflite"
     if head[:4] == b"PK\x03\x04":
         return _detect_zip(path, head, tail)
+    if head[:8] == _PARAMS_HEAD or path.suffix == ".caffemodel":
+        raise UnsupportedModel(
+            f"{path} holds the weights of a model, not its structure",
+            "give the -symbol.json file (MXNet) or the .prototxt file (Caffe), "
+            "and this one with --weights",
+        )
     if head[:2] in _PICKLE_HEADS:
         raise UnsupportedModel(
             f"{path} is a pickle, which could run any program when read",
-            "save the model with torch.export.save (.pt2)",
+            _EXPORT,
         )
     if head[:8] == b"\x89HDF\r\n\x1a\n":
         raise UnsupportedModel(
@@ -243,7 +271,7 @@ def _detect_zip(path: Path, head: bytes, tail: bytes) -> Framework:
     if b"data.pkl" in both:
         raise UnsupportedModel(
             f"{path} is a pickled PyTorch file, which could run any program when read",
-            "save the model with torch.export.save (.pt2)",
+            _EXPORT,
         )
     if b"PK\x05\x06" not in tail:
         raise DataCorrupted(f"{path} is a zip file that is damaged or cut", "fetch it again")

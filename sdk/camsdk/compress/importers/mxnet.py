@@ -10,6 +10,7 @@ from typing import Final
 
 import onnx
 
+from camsdk.compress.importers.given_shapes import check_names, lacks_shape
 from camsdk.compress.importers.mxnet_operators import OPERATORS, Call
 from camsdk.compress.importers.mxnet_reader import Node, Symbol, read_params, read_symbol
 from camsdk.compress.importers.onnx_emitter import Array, Emitter, Value, plain_value
@@ -18,6 +19,11 @@ from camsdk.errors import InvalidInput, UnsupportedModel
 
 PRODUCER: Final = "camsdk.compress.importers.mxnet"
 MAX_LENGTH: Final = 1 << 20
+
+_WITH_WEIGHTS: Final = frozenset(
+    {"Convolution", "Deconvolution", "FullyConnected", "BatchNorm", "InstanceNorm", "LeakyReLU"}
+)
+"""Operators of which all inputs but the first are parameters."""
 
 
 def import_mxnet(
@@ -57,13 +63,14 @@ class _Conversion:
         self._symbol, self._weights, self._shapes = symbol, weights, input_shapes
         self._emitter = Emitter()
         self._values: dict[int, tuple[Value, ...]] = {}
+        self._expected = {
+            symbol.nodes[index].name: node.name
+            for node in symbol.nodes
+            if node.op in _WITH_WEIGHTS
+            for index, _ in node.inputs[1:]
+        }
         variables = {node.name for node in symbol.nodes if node.op == "null"} - set(weights)
-        unknown = set(input_shapes) - variables
-        if unknown:
-            raise InvalidInput(
-                f"input_shapes names {sorted(unknown)[0]!r}, which is no input",
-                f"the inputs are {', '.join(sorted(variables))}",
-            )
+        check_names(input_shapes, variables)
 
     def model(self) -> onnx.ModelProto:
         needed = self._needed()
@@ -98,13 +105,15 @@ class _Conversion:
         if weight is not None:
             # Stored when an operator asks for it: some take another form of it.
             return Value("", tuple(range(weight.ndim)), weight.shape, weight)
+        if node.name in self._expected and node.name not in self._shapes:
+            raise InvalidInput(
+                f"the parameters lack {node.name!r}, which layer {self._expected[node.name]!r} "
+                "needs",
+                "give the .params file that belongs to this symbol",
+            )
         shape = self._shapes.get(node.name) or node.integers("__shape__")
         if not shape or len(shape) > 8 or not all(1 <= length <= MAX_LENGTH for length in shape):
-            raise InvalidInput(
-                f"input {node.name!r} has the shape {shape}",
-                f"give input_shapes for it, such as {{{node.name!r}: (1, 3, 224, 224)}}, or the "
-                "parameters that belong to the symbol",
-            )
+            raise lacks_shape(node.name, shape)
         name = self._emitter.add_input(node.name, tuple(shape)).name
         return plain_value(name, tuple(shape))
 

@@ -186,12 +186,17 @@ def read_symbol(path: Path) -> Symbol:
     """
     try:
         document = json.loads(read_limited(path, MAX_JSON_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise DataCorrupted(
+            f"{path} is not valid JSON, it may be truncated", "fetch it again"
+        ) from error
+    try:
         rows = document["nodes"]
         if len(rows) > MAX_NODES:
             raise ResourceExhausted(f"{path} has {len(rows)} nodes", f"at most {MAX_NODES}")
         nodes = tuple(_node(row, index) for index, row in enumerate(rows))
         heads = tuple(_reference(head, len(nodes)) for head in document["heads"])
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise DataCorrupted(f"{path} is no MXNet symbol: {error!r}") from error
     if not heads:
         raise DataCorrupted(f"{path} returns nothing")

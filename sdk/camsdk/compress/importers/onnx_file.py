@@ -14,6 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
+from camsdk.compress.importers.given_shapes import check_names, lacks_shape
 from camsdk.compress.importers.onnx_emitter import IR_VERSION, OPSET
 from camsdk.compress.importers.runnable import (
     CHECKER_ERRORS,
@@ -253,12 +254,7 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 def _fix_inputs(graph: onnx.GraphProto, input_shapes: Mapping[str, tuple[int, ...]]) -> None:
     names = [info.name for info in graph.input]
-    unknown = set(input_shapes) - set(names)
-    if unknown:
-        raise InvalidInput(
-            f"input_shapes names {sorted(unknown)[0]!r}, which is no input",
-            f"the inputs are {', '.join(names)}",
-        )
+    check_names(input_shapes, names)
     for info in graph.input:
         if info.type.WhichOneof("value") != "tensor_type":
             raise UnsupportedModel(f"input {info.name!r} is not a tensor")
@@ -280,19 +276,16 @@ def _chosen_shape(
         is_batch_free = declared[:1] == [0] and len(declared) > 1
         shape = (1, *declared[1:]) if is_batch_free else tuple(declared)
     if shape is None or min(shape, default=1) <= 0:
-        raise InvalidInput(
-            f"input {name!r} has the free shape {declared}",
-            f"give input_shapes for it, such as {{{name!r}: (1, 3, 224, 224)}}",
-        )
+        raise lacks_shape(name, declared)
     if len(shape) > MAX_RANK or max(shape, default=1) > MAX_LENGTH:
-        raise InvalidInput(f"input {name!r} would have the shape {shape}")
+        raise lacks_shape(name, shape)
     fits = declared is None or (
         len(declared) == len(shape)
         and all(want in (0, length) for want, length in zip(declared, shape, strict=True))
     )
     if not fits:
         raise InvalidInput(
-            f"input_shapes gives {shape} for input {name!r}, whose shape is {declared}",
+            f"the shape {shape} is given for input {name!r}, whose shape is {declared}",
             "a 0 there is free, everything else is fixed by the model",
         )
     return shape

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from camsdk.compress.importers.given_shapes import check_names
 from camsdk.compress.importers.onnx_emitter import Array
 from camsdk.compress.importers.pt2_symbols import Symbols
 from camsdk.compress.importers.runnable import MAX_FILE_BYTES, MAX_TENSOR_ELEMENTS
@@ -186,12 +187,7 @@ class _Program:
         specs = self._module["signature"]["input_specs"]
         rows = [spec["user_input"] for spec in specs if "user_input" in spec]
         names = [str(row["arg"]["as_tensor"]["name"]) for row in rows]
-        unknown = set(input_shapes) - set(names)
-        if unknown:
-            raise InvalidInput(
-                f"input_shapes names {sorted(unknown)[0]!r}, which is no input",
-                f"the inputs are {', '.join(names)}",
-            )
+        check_names(input_shapes, names)
         return names
 
     def graph(self) -> AtenGraph:

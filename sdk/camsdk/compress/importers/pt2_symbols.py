@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, Final
 
+from camsdk.compress.importers.given_shapes import lacks_shape
 from camsdk.errors import DataCorrupted, InvalidInput, UnsupportedModel
 
 _MAX_CHARACTERS: Final = 1000
@@ -46,17 +47,15 @@ class Symbols:
         """
         if given is not None and len(given) != len(sizes):
             raise InvalidInput(
-                f"input_shapes gives {given} for {name!r}, which has {len(sizes)} axes"
+                f"the shape {given} is given for {name!r}, which has {len(sizes)} axes",
+                "give as many lengths as it has axes",
             )
         for axis, entry in enumerate(sizes):
             symbol = _symbol(entry)
             if symbol is None or symbol in self._values:
                 continue
             if given is None and axis > 0:
-                raise InvalidInput(
-                    f"axis {axis} of input {name!r} has a free length",
-                    f"give input_shapes for it, such as {{{name!r}: (1, 3, 224, 224)}}",
-                )
+                raise lacks_shape(name, [int(item.get("as_int", 0)) for item in sizes])
             self._values[symbol] = self._in_range(symbol, name, 1 if given is None else given[axis])
 
     def _in_range(self, symbol: str, name: str, value: int) -> int:

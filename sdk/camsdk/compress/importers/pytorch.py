@@ -95,7 +95,7 @@ def _check_shapes(program: AtenGraph, input_shapes: Mapping[str, tuple[int, ...]
     for name, shape in input_shapes.items():
         if program.inputs.get(name) != tuple(shape):
             raise InvalidInput(
-                f"input_shapes gives {tuple(shape)} for {name!r}, but the program was exported "
+                f"the shape {tuple(shape)} is given for {name!r}, but the program was exported "
                 f"with {dict(program.inputs)}",
                 "export it again for another shape",
             )

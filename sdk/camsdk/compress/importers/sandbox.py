@@ -58,6 +58,7 @@ _WAYS_OUT: Final[Mapping[type[CamError], str]] = {
 _NO_MEMORY: Final = ("MemoryError", "bad_alloc", "failed to map segment", "allocate memory")
 _LAST_CHARACTERS: Final = 300
 _MESSAGE_BYTES: Final = 1 << 16
+_MESSAGE_CHARACTERS: Final = 1000
 _SPARE_FILE_BYTES: Final = 64 << 20
 _THREADS: Final = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX"), "1"
@@ -185,8 +186,11 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _read_failure(path: Path) -> CamError:
-    row = json.loads(path.read_bytes()[:_MESSAGE_BYTES])
-    return ERROR_BY_REASON[row["reason"]](row["message"], row["hint"])
+    try:
+        row = json.loads(path.read_bytes()[:_MESSAGE_BYTES])
+        return ERROR_BY_REASON[row["reason"]](str(row["message"]), str(row["hint"]))
+    except (ValueError, KeyError, TypeError) as error:
+        return UnsupportedModel(f"what the importer said of the file is not understood: {error}")
 
 
 def _died(said: Said, name: str) -> CamError:
@@ -229,8 +233,14 @@ def _write_failure(task: Mapping[str, Any], error: CamError) -> None:
     classes = type(error).__mro__
     row = next(WIRE_ERRORS[cls] for cls in classes if cls in WIRE_ERRORS)
     hint = error.hint or next(_WAYS_OUT[cls] for cls in classes if cls in _WAYS_OUT)
-    text = {"reason": row.reason, "message": error.message, "hint": hint}
+    text = {"reason": row.reason, "message": _clipped(error.message), "hint": _clipped(hint)}
     Path(task["failure"]).write_text(json.dumps(text), encoding="utf-8")
+
+
+def _clipped(text: str) -> str:
+    """Some errors of Python's own repeat the whole file."""
+    half = _MESSAGE_CHARACTERS // 2
+    return text if len(text) <= 2 * half else f"{text[:half]} ... {text[-half:]}"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Final
 
 import onnx
 
+from camsdk.compress.importers.given_shapes import check_names, lacks_shape
 from camsdk.compress.importers.onnx_emitter import Emitter, Value, constant
 from camsdk.compress.importers.tfjs_operators import OPERATORS, Context, Operator
 from camsdk.compress.importers.tfjs_reader import TfGraph, TfNode, node_of, output_index, read_graph
@@ -85,12 +86,7 @@ def convert_graph(
 
 def _check_inputs(graph: TfGraph, input_shapes: Mapping[str, tuple[int, ...]]) -> None:
     inputs = [name for name, node in graph.nodes.items() if _is_input(node)]
-    unknown = set(input_shapes) - set(inputs)
-    if unknown:
-        raise InvalidInput(
-            f"input_shapes names {sorted(unknown)[0]!r}, which is no input",
-            f"the inputs are {', '.join(inputs)}",
-        )
+    check_names(input_shapes, inputs)
 
 
 def _is_input(node: TfNode) -> bool:
@@ -165,7 +161,5 @@ def _pick(values: Mapping[str, tuple[Value, ...]], tensor: str) -> Value:
 def _input_shape(node: TfNode, input_shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     shape = input_shapes.get(node.name) or node.shape("shape")
     if not shape or not all(1 <= length <= MAX_LENGTH for length in shape):
-        raise InvalidInput(
-            f"input {node.name!r} has the free or endless shape {shape}", "give input_shapes for it"
-        )
+        raise lacks_shape(node.name, shape)
     return shape

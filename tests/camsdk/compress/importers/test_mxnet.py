@@ -39,6 +39,22 @@ def test_agrees_with_mxnet(name: str) -> None:
         np.testing.assert_allclose(value, golden[f"arr_{index}"], rtol=1e-4, atol=1e-5)
 
 
+def test_a_network_that_mxnet_trained_gives_the_classes_that_it_gave() -> None:
+    """Gluon's export of a network trained on Fashion-MNIST (tests/golden/mxnet_fashion.py)."""
+    golden = np.load(GOLDEN / "fashion.npz")
+    paths = GOLDEN / "fashion-symbol.json", GOLDEN / "fashion-0000.params"
+    data = golden["data"].astype(np.float32)
+    (found,) = run(import_mxnet(*paths, {"data": data.shape}), data)
+    np.testing.assert_allclose(found, golden["mxnet"], rtol=1e-4, atol=1e-4)
+    assert len(set(found.argmax(1).tolist())) >= 8  # it tells clothes apart
+
+
+def test_parameters_of_another_network_are_named() -> None:
+    paths = GOLDEN / "classifier-symbol.json", GOLDEN / "pyramid-0000.params"
+    with pytest.raises(InvalidInput, match=r"'stem_weight', which layer 'stem'.*\.params"):
+        import_mxnet(*paths, {"data": SHAPES["classifier"]})
+
+
 def test_names_and_inputs() -> None:
     model = load("classifier")
     assert [value.name for value in model.graph.input] == ["data"]  # no label

@@ -280,7 +280,7 @@ class TestErrors:
         path = file.write(tmp_path)
         with pytest.raises(InvalidInput, match="which the graph does not have"):
             import_graph_model(path, outputs={"a": "z:0"})
-        with pytest.raises(InvalidInput, match="free or endless shape"):
+        with pytest.raises(InvalidInput, match="free or too large shape"):
             import_graph_model(path, input_shapes={"x": (1, -1, 8, 3)})
 
     def test_files_that_are_not_there(self, file: GraphFile, tmp_path: Path) -> None:
