@@ -1,10 +1,31 @@
 """``camctl model compress|evaluate``: from a float artifact to a small one that agrees with it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from camsdk.cli.compress_options import (
+    DEFAULT_BATCH,
+    ActivationBitsOption,
+    BatchOption,
+    BitsOption,
+    CodesOption,
+    DataOption,
+    DistillOption,
+    EpochsOption,
+    GranularityOption,
+    ImportanceOption,
+    MaxBytesOption,
+    MaxMacsOption,
+    MaxMsOption,
+    ProfileOption,
+    RateOption,
+    RoundingOption,
+    SparsityOption,
+    Wishes,
+    WorkOption,
+)
 from camsdk.cli.drafts import (
     DraftArgument,
     NameOption,
@@ -15,6 +36,7 @@ from camsdk.cli.drafts import (
     shown,
     write_draft,
 )
+from camsdk.cli.extras import demand
 from camsdk.cli.output import Output
 from camsdk.cli.profile import JsonOption
 from camsdk.errors import InvalidInput
@@ -23,18 +45,9 @@ if TYPE_CHECKING:
     from camsdk.compress.compressing import Compressed
     from camsdk.compress.evaluate import Agreement
     from camsdk.compress.footage import Footage
-    from camsdk.compress.options import QuantizeOptions
+    from camsdk.compress.latency import DeviceProfile
     from camsdk.compress.packaging import Draft
 
-DataOption = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        metavar="PATH|none",
-        help="A recording or a folder of pictures and recordings such as the cameras see. "
-        "none: no data at all; inputs are made up and nothing can be compared.",
-    ),
-]
 VersionOption = Annotated[
     int | None,
     typer.Option(
@@ -44,7 +57,10 @@ VersionOption = Annotated[
     ),
 ]
 CalibrationOption = Annotated[
-    int, typer.Option("--calibration", min=1, help="Frames to calibrate on, from the first third.")
+    int,
+    typer.Option(
+        "--calibration", min=1, help="Frames to calibrate and train on, from the first third."
+    ),
 ]
 EvaluationOption = Annotated[
     int, typer.Option("--evaluation", min=1, help="Frames to evaluate on, from the second half.")
@@ -60,24 +76,25 @@ def register(app: typer.Typer) -> None:
 def compress(
     source: DraftArgument,
     data: DataOption = "none",
-    bits: Annotated[
-        int, typer.Option("--bits", min=1, max=8, help="Of the weights, one scale per filter.")
-    ] = 8,
-    activation_bits: Annotated[
-        int, typer.Option("--activation-bits", min=2, max=8, help="Of what flows between layers.")
-    ] = 8,
-    codes: Annotated[
-        Literal["uniform", "power-of-two"],
-        typer.Option("--codes", help="Spacing of the weights' codes; power-of-two up to 4 bits."),
-    ] = "uniform",
-    rounding: Annotated[
-        Literal["nearest", "gptq"],
-        typer.Option("--rounding", help="gptq lets later weights mend the errors of earlier ones."),
-    ] = "gptq",
+    bits: BitsOption = None,
+    activation_bits: ActivationBitsOption = 8,
+    codes: CodesOption = "uniform",
+    rounding: RoundingOption = "gptq",
     float_layers: Annotated[
         list[str] | None,
         typer.Option("--keep-float", metavar="LAYER", help="Leave in float; may be repeated."),
     ] = None,
+    sparsity: SparsityOption = None,
+    granularity: GranularityOption = "element",
+    importance: ImportanceOption = "taylor-1",
+    epochs: EpochsOption = None,
+    learning_rate: RateOption = None,
+    batch_size: BatchOption = DEFAULT_BATCH,
+    distill_features: DistillOption = 0.0,
+    max_bytes: MaxBytesOption = None,
+    max_macs: MaxMacsOption = None,
+    max_ms: MaxMsOption = None,
+    profile: ProfileOption = None,
     devices: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,6 +107,7 @@ def compress(
     calibration: CalibrationOption = 32,
     evaluation: EvaluationOption = 50,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")] = 0,
+    work: WorkOption = None,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -106,7 +124,8 @@ def compress(
 ) -> None:
     """Makes a float artifact small, and measures how far the two agree.
 
-    Frames to calibrate on and frames to evaluate on never overlap.
+    Frames to calibrate and train on and frames to evaluate on never overlap. Where something is
+    trained, rounding alone is measured beside it, and the better of the two is kept.
     """
     from camsdk.compress import compressing
     from camsdk.compress.clips import split_clip
@@ -117,24 +136,43 @@ def compress(
     if footage is not None:
         split = split_clip(len(footage), calibration=calibration, evaluation=evaluation)
     hardware = tuple(sorted(set(devices or CPU_HARDWARE)))
-    width = compressing.storage_bits(bits, hardware)
-    options = _options(width, activation_bits, codes, rounding, tuple(float_layers or ()))
+    wishes = Wishes(
+        footage is not None, compressing.can_train(draft), hardware, bits, activation_bits, codes,
+        rounding, tuple(float_layers or ()), sparsity, granularity, importance, epochs,
+        learning_rate, batch_size, distill_features, max_bytes, max_macs, max_ms,
+    )  # fmt: skip
+    options = wishes.as_options()
+    compressing.check_options(draft, footage, options)
+    if options.train is not None:
+        demand("torch")
+    folder = work or _default_work()
     output = Output(is_json=is_json)
     with bar(output, "compressing") as on_progress:
-        made = compressing.compress(
-            draft,
-            footage,
-            options,
-            name=name or draft.manifest.name.removesuffix("-fp32"),
-            version=version,
-            hardware=hardware,
-            split=split,
-            seed=seed,
-            on_progress=on_progress,
-        )
+        try:
+            made = compressing.compress(
+                draft,
+                footage,
+                options,
+                name=name or draft.manifest.name.removesuffix("-fp32"),
+                version=version,
+                hardware=hardware,
+                split=split,
+                profile=_profile(profile),
+                work=folder,
+                seed=seed,
+                on_progress=on_progress,
+            )
+        except KeyboardInterrupt:
+            if options.train is not None:
+                output.note(f"the same command goes on from what is kept in {folder}")
+            raise
     path = write_draft(made.draft, out)
     page = _write_report(made, html or path.with_suffix(".html"))
+    for checkpoint in made.checkpoints:
+        checkpoint.unlink(missing_ok=True)
     report(output, made.draft, path, {"report": str(page), **_facts(made)})
+    if made.kept == "rounding" and options.train is not None:
+        output.note("training did not do better than rounding alone, which is what was kept")
 
 
 def evaluate(
@@ -158,7 +196,7 @@ def evaluate(
     is_json: JsonOption = False,
 ) -> None:
     """Measures how far one artifact agrees with another, and what each costs."""
-    from camsdk.compress import compressing
+    from camsdk.compress import agreement as agreements
     from camsdk.compress.clips import split_clip
     from camsdk.compress.footage import open_footage
 
@@ -166,7 +204,7 @@ def evaluate(
     split = split_clip(len(footage), calibration=0, evaluation=evaluation)
     output = Output(is_json=is_json)
     with bar(output, "evaluating") as on_progress:
-        agreement = compressing.evaluate(
+        agreement = agreements.evaluate(
             truth,
             draft,
             footage,
@@ -186,27 +224,16 @@ def _footage(data: str) -> "Footage | None":
     return None if data == "none" else open_footage(Path(data))
 
 
-def _options(
-    bits: int,
-    activation_bits: int,
-    codes: Literal["uniform", "power-of-two"],
-    rounding: Literal["nearest", "gptq"],
-    float_layers: tuple[str, ...],
-) -> "QuantizeOptions":
-    from camsdk.compress.options import (
-        ActivationOptions,
-        CodeSet,
-        LayerOptions,
-        QuantizeOptions,
-        WeightOptions,
-    )
+def _profile(path: Path | None) -> "DeviceProfile | None":
+    from camsdk.compress.latency import load_profile
 
-    return QuantizeOptions(
-        WeightOptions(CodeSet(bits, codes)),
-        ActivationOptions(activation_bits),
-        layers={layer: LayerOptions(None, None) for layer in float_layers},
-        rounding=rounding,
-    )
+    return None if path is None else load_profile(path)
+
+
+def _default_work() -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path("camplatform") / "trainings"
 
 
 def _write_report(made: "Compressed", page: Path) -> Path:
@@ -238,6 +265,8 @@ def _facts(made: "Compressed") -> dict[str, Any]:
             "cpu_ms": agreement.candidate_ms,
             "speedup": agreement.speedup,
         }
+    for way, of in made.agreements.items():
+        told[f"ap50_all_by_{way}"] = of.ap50["all"]
     return told
 
 

@@ -1,48 +1,52 @@
-"""A float artifact becomes a compressed one: quantize, evaluate, describe, report.
+"""A float artifact becomes a compressed one: optimise, quantize, train, evaluate, describe, report.
 
 Knows no model: how frames become tensors and outputs become boxes is in the float manifest, and
-goes over into the new manifest unchanged.
+goes over into the new manifest unchanged. What is rounded after training is always made; where
+something is trained as well, both are measured on the same frames and the better one is kept.
 """
 
-import hashlib
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import onnx
 
-from camsdk.artifact.manifest import Lineage, Precision
-from camsdk.artifact.preprocess import make_input
-from camsdk.compress.clips import ClipSplit, split_clip
-from camsdk.compress.coded_model import CodedModel
-from camsdk.compress.evaluate import Agreement, Contender, compare
-from camsdk.compress.footage import Footage
-from camsdk.compress.graph.optimise import optimise
-from camsdk.compress.graph.qdq import emit_qdq
-from camsdk.compress.options import LayerOptions, QuantizeOptions
-from camsdk.compress.packaging import (
-    CPU_HARDWARE,
-    TOOL_VERSION,
-    Draft,
-    describe,
-    make_draft,
+from camsdk.compress.agreement import check_float
+from camsdk.compress.budgets import Allotter
+from camsdk.compress.candidates import (
+    CalibrationInputs,
+    Candidate,
+    Material,
+    Plan,
+    compared,
+    emit,
+    round_after_training,
+    with_facts,
+    with_metrics,
 )
-from camsdk.compress.ptq.quantizing import Ptq, quantize_after_training
+from camsdk.compress.clips import ClipSplit, split_clip
+from camsdk.compress.evaluate import Agreement
+from camsdk.compress.footage import Footage
+from camsdk.compress.graph.optimise import Report, optimise
+from camsdk.compress.latency import DeviceProfile
+from camsdk.compress.options import CompressOptions, Filter, PruneOptions
+from camsdk.compress.packaging import CPU_HARDWARE, Draft
 from camsdk.compress.ptq.synthetic import Synthesis
 from camsdk.compress.report.collect import collect_facts, draw_samples, few_inputs
 from camsdk.compress.report.facts import RunFacts
-from camsdk.compress.sessions import Session
+from camsdk.compress.sensitivity import Floats
+from camsdk.compress.steps import OnProgress, Steps
 from camsdk.errors import InvalidInput
 
-OnProgress = Callable[[int, int], None]
-"""Called with steps done and steps in all."""
+if TYPE_CHECKING:
+    from camsdk.compress.training.compressing import School
 
-TOOL: Final = "camsdk.compress"
-_LOW_PRECISION_BITS: Final = 7
-"""From here on weights count as int8: see ``storage_bits``."""
+TRAINABLE_DECODER: Final = "nanodet-gfl"
+"""Of the detectors whose heads a training can imitate."""
+
+_ATTEMPTS: Final = 3
+"""At a budget of bytes, which are known only when the file is packed."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,18 @@ class Compressed:
         agreement: None without data: there is nothing to compare on.
         split: Which frames served what; None without data.
         facts: For ``report.page.to_html``.
+        kept: ``rounding`` or ``training``.
+        agreements: Of both, where something was trained.
+        checkpoints: Of trainings; to be deleted when the draft is safe.
     """
 
     draft: Draft
     agreement: Agreement | None
     split: ClipSplit | None
     facts: RunFacts
+    kept: str = "rounding"
+    agreements: Mapping[str, Agreement] = field(default_factory=dict)
+    checkpoints: tuple[Path, ...] = ()
 
 
 def storage_bits(weight_bits: int, hardware: tuple[str, ...]) -> int:
@@ -73,219 +83,266 @@ def storage_bits(weight_bits: int, hardware: tuple[str, ...]) -> int:
     return weight_bits
 
 
-def precision_of(options: QuantizeOptions) -> Precision:
-    """``int8``, or ``w4a8`` and the like."""
-    bits = options.weights.code_set.bit_width
-    if bits >= _LOW_PRECISION_BITS and options.activations.bit_width == 8:
-        return "int8"
-    return f"w{bits}a{options.activations.bit_width}"
-
-
 def compress(
     source: Draft,
     footage: Footage | None,
-    options: QuantizeOptions,
+    options: CompressOptions,
     *,
     name: str | None = None,
     version: int | None = None,
     hardware: tuple[str, ...] = CPU_HARDWARE,
     split: ClipSplit | None = None,
+    profile: DeviceProfile | None = None,
+    work: Path | None = None,
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Compressed:
-    """Quantize a float artifact without training, and measure it where there is data.
+    """Compress a float artifact, and measure it where there is data.
 
     Args:
         source: The float artifact.
-        footage: Frames such as the model will see, or None: then inputs are made up and nothing is
-            compared.
-        options: Bits, codes, rounding; ``storage_bits`` tells what to ask for on which hardware.
+        footage: Frames such as the model will see, or None: then inputs are made up, nothing is
+            compared and nothing can be trained.
+        options: With ``quantize``; ``storage_bits`` tells what to ask for on which hardware. With
+            ``train`` the seed is the one given here.
         name, version: Of the new artifact; by default the source's name and the next version.
         hardware: What it is made for.
         split: Which frames; by default ``split_clip``.
-        seed: Of everything random; the same seed and frames give the same artifact.
+        profile: Of the device of a budget of latency; None measures this machine.
+        work: Folder of checkpoints: the same call goes on where a killed one was.
+        seed: Of everything random; the same seed and frames give the same model.
         on_progress: Steps done and in all, over all phases.
 
     Raises:
-        InvalidInput: The source is not float, the footage is too short, or an option is wrong.
+        InvalidInput: The source is not float, the footage is too short, an option is wrong, or a
+            budget cannot be met.
         SourceError: The footage cannot be read.
-        UnsupportedModel: A layer cannot be quantized.
+        UnsupportedModel: A layer cannot be quantized, or the model cannot be trained.
+        ModuleNotFoundError: There is something to train, and no torch.
     """
     check_float(source)
+    check_options(source, footage, options)
     if footage is not None:
         split = split or split_clip(len(footage))
-    run = _Run(on_progress, 0 if split is None else len(split.evaluation))
-    inputs = _Inputs(source, footage, split)
-    few = few_inputs(source, footage, () if split is None else split.calibration, seed)
-    with run.timed("optimise"):
-        # BatchNorm stays until its statistics have been used.
-        optimised = optimise(
-            onnx.load_from_string(source.model),
-            keep_batchnorm=True,
-            inputs=[{source.manifest.input.name: tensor} for tensor in few],
-        )
-    with run.timed("quantize"):
-        made = quantize_after_training(
-            optimised.model,
-            options,
-            None if footage is None else inputs,
-            synthesis=synthesis_of(source),
-            seed=seed,
-            on_progress=run.quantized,
-        )
-    with run.timed("emit"):
-        model = emit_qdq(made.model, made.weights, made.activations)
-        lineage = _lineage(source, options, inputs, seed)
-        description = replace(
-            describe(source.manifest),
-            name=name or source.manifest.name,
-            version=version or source.manifest.version + 1,
-            precision=precision_of(options),
-            lineage=lineage,
-            hardware=hardware,
-        )
-        draft = make_draft(model, description, is_packed=True)
-    agreement = None
-    if footage is not None and split is not None:
-        with run.timed("evaluate"):
-            agreement = evaluate(source, draft, footage, split.evaluation, on_frame=run.evaluated)
-        manifest = draft.manifest.model_copy(update={"metrics": agreement.as_metrics()})
-        draft = replace(draft, manifest=manifest)
-    facts = collect_facts(source, draft, optimised.report, _coded(made), agreement, run.durations)
-    if footage is not None and split is not None:
-        facts = replace(facts, samples=draw_samples(source, draft, footage, split.evaluation))
-    run.finish()
-    return Compressed(draft, agreement, split, facts)
-
-
-def _coded(made: Ptq) -> CodedModel:
-    noise = {
-        name: layer.noise_to_signal
-        for name, layer in made.report.layers.items()
-        if np.isfinite(layer.noise_to_signal)
-    }
-    return CodedModel(made.model, made.weights, made.activations, noise)
-
-
-def synthesis_of(source: Draft) -> Synthesis:
-    """How made-up pictures become inputs of this model."""
-    spec = source.manifest.input
-    return Synthesis(mean=spec.mean, std=spec.std)
-
-
-def evaluate(
-    reference: Draft,
-    candidate: Draft,
-    footage: Footage,
-    frames: tuple[int, ...],
-    *,
-    on_frame: Callable[[int], None] | None = None,
-) -> Agreement:
-    """How far ``candidate`` agrees with ``reference`` on these frames."""
-    if reference.manifest.classes != candidate.manifest.classes:
-        raise InvalidInput("the two models do not know the same classes")
-    named = tuple(name for name in ("person",) if name in reference.manifest.classes)
-    return compare(
-        _contender(reference),
-        _contender(candidate),
-        footage.read(frames),
-        class_names=named,
-        on_frame=on_frame,
+    if options.train is not None:
+        options = replace(options, train=replace(options.train, seed=seed))
+    material = Material(
+        source,
+        footage,
+        split,
+        seed,
+        name or source.manifest.name,
+        version or source.manifest.version + 1,
+        hardware,
     )
+    run = _Run(material, options, Steps(_work(options, split), on_progress), work)
+    return run.through(profile)
 
 
-def _contender(draft: Draft) -> Contender:
-    return Contender(draft.manifest, Session(draft.model))
+def check_options(source: Draft, footage: Footage | None, options: CompressOptions) -> None:
+    """What can be refused before any work.
 
-
-def check_float(source: Draft) -> None:
-    """Raises InvalidInput unless it is a float model."""
-    if source.manifest.precision != "fp32":
+    Raises:
+        InvalidInput: Two options, or an option and the model or the data, do not go together.
+    """
+    prune = options.prune
+    if options.quantize is None:
+        raise InvalidInput("an artifact of the fleet is quantized", "give bits from 1 to 8")
+    if options.train is None:
+        if prune is not None and prune.sparsity and isinstance(prune.granularity, Filter):
+            raise InvalidInput(
+                "whole filters are removed while the model is trained",
+                "give data and epochs to train, or prune elements, N:M or blocks",
+            )
+        return
+    if footage is None:
         raise InvalidInput(
-            f"{source.manifest.reference} is {source.manifest.precision}, only fp32 can be "
-            "quantized",
-            "give the artifact that camctl model import made",
+            "there is no data to train on",
+            "give a recording or a folder of pictures, or set epochs to 0",
+        )
+    if not can_train(source):
+        spec = source.manifest
+        raise InvalidInput(
+            f"a detector with {spec.output.decoder} outputs and {spec.input.layout} input cannot "
+            "be trained",
+            f"what can be trained are detectors with a {TRAINABLE_DECODER} head and NCHW input; "
+            "set epochs to 0 to round and prune this one after its training",
         )
 
 
-def _lineage(source: Draft, options: QuantizeOptions, inputs: "_Inputs", seed: int) -> Lineage:
-    weights, activations = options.weights, options.activations
-    told = {
-        "weight_bits": str(weights.code_set.bit_width),
-        "weight_codes": weights.code_set.spacing,
-        "weight_scale_per": weights.granularity,
-        "activation_bits": str(activations.bit_width),
-        "activation_range": activations.range_rule,
-        "rounding": options.rounding,
-        "equalize": str(options.equalize).lower(),
-        "correct_bias": str(options.correct_bias).lower(),
-        "layers": ",".join(f"{layer}={_told(of)}" for layer, of in sorted(options.layers.items())),
-        "calibration_inputs": str(inputs.count),
-        "seed": str(seed),
-    }
-    return Lineage(
-        source=source.manifest.reference,
-        source_sha256=hashlib.sha256(source.model).hexdigest(),
-        tool=TOOL,
-        tool_version=TOOL_VERSION,
-        options=told,
-        calibration_sha256=inputs.sha256,
-    )
+def can_train(source: Draft) -> bool:
+    """Whether a training can imitate this detector's head."""
+    spec = source.manifest
+    return spec.output.decoder == TRAINABLE_DECODER and spec.input.layout == "NCHW"
 
 
-def _told(of: LayerOptions) -> str:
-    weights = "float" if of.weights is None else f"w{of.weights.code_set.bit_width}"
-    return weights + ("" if of.activations is None else f"a{of.activations.bit_width}")
+def _work(options: CompressOptions, split: ClipSplit | None) -> dict[str, float]:
+    """Of each phase, in inferences of the float model, as measured on NanoDet."""
+    inputs = len(split.calibration) if split is not None else Synthesis().count
+    frames = len(split.evaluation) if split is not None else 0
+    work = {"optimise": 20.0, "quantize": 20.0 * inputs, "emit": 60.0, "evaluate": 4.0 * frames}
+    if options.prune is not None:
+        work["quantize"] *= 1.6
+    if options.budget is not None:
+        budget = options.budget
+        work["share out"] = 150.0 * len(budget.bit_widths) * len(budget.sparsities)
+    if options.train is not None:
+        work["train"] = 25.0 * options.train.epochs * inputs
+        work |= {"emit trained": 60.0, "evaluate trained": 4.0 * frames}
+    return work
 
 
-class _Inputs:
-    """Calibration frames as tensors, hashed as they are taken."""
-
-    def __init__(self, source: Draft, footage: Footage | None, split: ClipSplit | None) -> None:
-        self._source, self._footage, self._split = source, footage, split
-        self._digest = hashlib.sha256()
-        self.count = 0
-
-    def __iter__(self) -> "Iterator[np.ndarray]":
-        if self._footage is not None and self._split is not None:
-            for frame in self._footage.read(self._split.calibration):
-                tensor = make_input(frame, self._source.manifest.input)
-                self._digest.update(tensor.tobytes())
-                self.count += 1
-                yield tensor
-
-    @property
-    def sha256(self) -> str | None:
-        """Over all tensors taken; None when there were none."""
-        return self._digest.hexdigest() if self.count else None
-
-
-@dataclass
 class _Run:
-    """Progress over the phases, and how long each took."""
+    """One compression in progress."""
 
-    on_progress: OnProgress | None
-    evaluation: int
-    durations: dict[str, float] = field(default_factory=dict)
-    _steps: int = 1
+    def __init__(
+        self, material: Material, options: CompressOptions, steps: Steps, work: Path | None
+    ) -> None:
+        self._material, self._options = material, options
+        self._steps, self._folder = steps, work
+        self._checkpoints: list[Path] = []
 
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Measures a phase."""
-        start = time.monotonic()
-        yield
-        self.durations[phase] = time.monotonic() - start
+    def through(self, profile: DeviceProfile | None) -> Compressed:
+        material = self._material
+        calibration = () if material.split is None else material.split.calibration
+        few = few_inputs(material.source, material.footage, calibration, material.seed)
+        with self._steps.phase("optimise"):
+            # BatchNorm stays until its statistics have been used.
+            optimised = optimise(
+                onnx.load_from_string(material.source.model),
+                keep_batchnorm=True,
+                inputs=[{material.source.manifest.input.name: tensor} for tensor in few],
+            )
+        model = self._without_filters(optimised.model)
+        plan, rounded = self._rounded(model, few, profile)
+        candidates = {"rounding": rounded}
+        if self._options.train is not None:
+            candidates["training"] = self._trained(optimised.model, model, plan)
+        return self._finished(candidates, optimised.report)
 
-    def quantized(self, done: int, total: int) -> None:
-        self._steps = total
-        self._tell(done)
+    def _without_filters(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        prune = self._options.prune
+        if prune is None or not prune.sparsity or not isinstance(prune.granularity, Filter):
+            return model
+        from camsdk.compress.training.compressing import remove_filters
 
-    def evaluated(self, count: int) -> None:
-        self._tell(self._steps + count)
+        with self._steps.phase("remove filters") as tell:
+            learned = remove_filters(self._school(model, tell), model, self._options)
+        self._keep(learned.checkpoint)
+        return learned.coded.model
 
-    def finish(self) -> None:
-        self._tell(self._steps + self.evaluation)
+    def _rounded(
+        self, model: onnx.ModelProto, few: tuple[Floats, ...], profile: DeviceProfile | None
+    ) -> tuple[Plan, Candidate]:
+        budget = self._options.budget
+        if budget is None:
+            plan = Plan(self._options)
+            return plan, self._compared("", self._emitted(model, plan))
+        assert self._options.quantize is not None
+        with self._steps.phase("share out") as tell:
+            allotter = Allotter(
+                model,
+                budget,
+                self._options.quantize,
+                self._options.prune or PruneOptions(0.0),
+                few,
+                profile=profile,
+                on_progress=tell,
+            )
+        limit = budget.limit
+        for _ in range(_ATTEMPTS):
+            found = allotter.allot(limit)
+            options = replace(self._options, quantize=found.quantize, prune=found.prune)
+            plan = Plan(options, found.layer_sparsity)
+            candidate = self._emitted(model, plan)
+            excess = candidate.packed_bytes - budget.limit
+            if budget.kind != "bytes" or excess <= 0:
+                return plan, self._compared("", candidate)
+            limit -= excess
+        raise InvalidInput(
+            f"{budget.limit:g} bytes were not reached in {_ATTEMPTS} attempts",
+            f"the last one packs to {candidate.packed_bytes}: give that or more",
+        )
 
-    def _tell(self, done: int) -> None:
-        if self.on_progress is not None:
-            self.on_progress(done, self._steps + self.evaluation)
+    def _emitted(self, model: onnx.ModelProto, plan: Plan) -> Candidate:
+        with self._steps.phase("quantize") as tell:
+            made, facts, sha256 = round_after_training(self._material, model, plan, tell)
+        with self._steps.phase("emit"):
+            untrained = replace(plan, options=replace(plan.options, train=None, distill=None))
+            return emit(self._material, made, untrained, facts, sha256)
+
+    def _trained(self, teacher: onnx.ModelProto, model: onnx.ModelProto, plan: Plan) -> Candidate:
+        from camsdk.compress.training.compressing import learn_codes
+
+        options = plan.options
+        if options.prune is not None and isinstance(options.prune.granularity, Filter):
+            options = replace(options, prune=None)  # they are gone already
+        with self._steps.phase("train") as tell:
+            learned = learn_codes(self._school(teacher, tell), model, options, plan.layer_sparsity)
+        self._keep(learned.checkpoint)
+        inputs = CalibrationInputs(self._material)
+        for _ in inputs:
+            pass
+        with self._steps.phase("emit trained"):
+            facts = {"calibration_inputs": str(inputs.count)}
+            candidate = emit(self._material, learned.coded, plan, facts, inputs.sha256)
+        return self._compared(" trained", candidate)
+
+    def _compared(self, which: str, candidate: Candidate) -> Candidate:
+        with self._steps.phase(f"evaluate{which}") as tell:
+            return compared(self._material, candidate, tell)
+
+    def _school(self, teacher: onnx.ModelProto, tell: OnProgress) -> "School":
+        from camsdk.compress.training.compressing import School
+
+        footage, split = self._material.footage, self._material.split
+        assert footage is not None
+        assert split is not None
+        return School(
+            teacher,
+            self._material.source.manifest,
+            footage.read(split.calibration),
+            self._folder,
+            lambda progress: tell(progress.step, progress.steps),
+        )
+
+    def _keep(self, checkpoint: Path | None) -> None:
+        if checkpoint is not None:
+            self._checkpoints.append(checkpoint)
+
+    def _finished(self, candidates: Mapping[str, Candidate], optimised: Report) -> Compressed:
+        material = self._material
+        kept = self._best_of(candidates)
+        best = candidates[kept]
+        draft, agreements = best.draft, {}
+        if len(candidates) > 1:
+            draft = with_facts(draft, {"kept": kept})
+            for way, candidate in candidates.items():
+                if candidate.agreement is not None:
+                    agreements[way] = candidate.agreement
+                    draft = with_metrics(draft, {f"ap50_vs_reference_all_{way}": candidate.score})
+        facts = collect_facts(
+            material.source, draft, optimised, best.made, best.agreement, self._steps.durations
+        )
+        told = {f"AP50 against float, all, {way}": of.ap50["all"] for way, of in agreements.items()}
+        facts = replace(facts, accuracy={**facts.accuracy, **told})
+        if material.footage is not None and material.split is not None:
+            frames = material.split.evaluation
+            samples = draw_samples(material.source, draft, material.footage, frames)
+            facts = replace(facts, samples=samples)
+        self._steps.finish()
+        checkpoints = tuple(self._checkpoints)
+        return Compressed(
+            draft, best.agreement, material.split, facts, kept, agreements, checkpoints
+        )
+
+    def _best_of(self, candidates: Mapping[str, Candidate]) -> str:
+        """The one that agrees best; a training only if it is better than rounding, in budget."""
+        trained, rounded = candidates.get("training"), candidates["rounding"]
+        if trained is None or trained.score <= rounded.score:
+            return "rounding"
+        budget = self._options.budget
+        is_within = (
+            budget is None or budget.kind != "bytes" or (trained.packed_bytes <= budget.limit)
+        )
+        return "training" if is_within else "rounding"

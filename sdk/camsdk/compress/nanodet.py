@@ -21,12 +21,12 @@ import onnx
 
 from camsdk import assets
 from camsdk.artifact.manifest import InputSpec, Lineage, Manifest, OutputSpec
-from camsdk.compress.compressing import OnProgress
 from camsdk.compress.importers.tfjs import convert_graph
 from camsdk.compress.importers.tfjs_reader import Array, TfGraph, read_graph
 from camsdk.compress.library_int8 import compress_int8
 from camsdk.compress.packaging import TOOL_VERSION, Description, Draft, make_draft
 from camsdk.compress.quantize import DEFAULTS, Int8Options
+from camsdk.compress.steps import OnProgress
 from camsdk.errors import InvalidInput, UnsupportedModel
 
 NAME: Final = "nanodet-g"

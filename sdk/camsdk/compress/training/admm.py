@@ -101,6 +101,7 @@ class AdmmMethod:
         quantize: Codes of weights and activations by layer (qualified module name).
         prune: What becomes zero on the way; whole filters are to be removed beforehand.
         admm: Of the relaxed phase.
+        layer_sparsity: By layer, in place of the one for all; the others stay dense.
     """
 
     def __init__(
@@ -108,6 +109,8 @@ class AdmmMethod:
         quantize: QuantizeOptions,
         prune: PruneOptions | None = None,
         admm: AdmmOptions = AdmmOptions(),
+        *,
+        layer_sparsity: Mapping[str, float] | None = None,
     ) -> None:
         if prune is not None and isinstance(prune.granularity, Filter):
             raise InvalidInput(
@@ -116,7 +119,9 @@ class AdmmMethod:
             )
         self._options = quantize
         self._admm = admm
-        self._schedule = None if prune is None else MaskSchedule(prune)
+        self._schedule = (
+            None if prune is None else MaskSchedule(prune, layer_sparsity=layer_sparsity)
+        )
         self._layers: dict[str, _Coded] = {}
         self._coded: dict[str, CodedTensor] = {}
         self._progress = 0.0

@@ -1,0 +1,143 @@
+"""Bits and sparsity of every layer, found so that the whole costs no more than it may."""
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from camsdk.compress.allocate import (
+    FLOAT_BITS,
+    LayerChoice,
+    Sensitivity,
+    allocate,
+    with_choices,
+)
+from camsdk.compress.graph.layers import Layer, constants, list_layers
+from camsdk.compress.latency import DeviceProfile, measure_profile
+from camsdk.compress.options import Budget, Filter, NOfM, PruneOptions, QuantizeOptions
+from camsdk.compress.pack_model import pack_model
+from camsdk.compress.quantize import quantize_int8
+from camsdk.compress.sensitivity import Floats, measure_sensitivity
+from camsdk.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """What was found.
+
+    Attributes:
+        quantize: With the bits of every layer.
+        prune: With the sparsity of all weights together; None where nothing is pruned.
+        layer_sparsity: By layer name.
+    """
+
+    quantize: QuantizeOptions
+    prune: PruneOptions | None
+    layer_sparsity: Mapping[str, float]
+
+
+class Allotter:
+    """Measures once what every choice does in every layer; then answers for any limit.
+
+    Args:
+        model: Float.
+        budget: What it may cost, and what layers may choose from.
+        quantize: Layers that it leaves in float stay there.
+        prune: Granularity and schedule, if layers may be pruned.
+        inputs: Of the model.
+        profile: Of the budget's device, for "latency"; None measures this machine.
+        on_progress: Called with layers done and in all.
+
+    Raises:
+        InvalidInput: The budget cannot be had this way; says why.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        budget: Budget,
+        quantize: QuantizeOptions,
+        prune: PruneOptions,
+        inputs: Sequence[Floats],
+        *,
+        profile: DeviceProfile | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if isinstance(prune.granularity, Filter):
+            raise InvalidInput(
+                "filters are tied across layers and cannot be shared out under a budget",
+                "give a sparsity in place of the budget, or prune elements or blocks",
+            )
+        self._budget, self._quantize, self._prune = budget, quantize, prune
+        self._layers = list_layers(model)
+        self._profile = profile
+        if budget.kind == "latency" and profile is None:
+            self._profile = _profile_of_this_machine(model, budget, inputs)
+        self._fixed_bytes = _bytes_without(model, self._layers)
+        self._sensitivity: Sensitivity = measure_sensitivity(
+            model,
+            self._layers,
+            {layer.name: self._choices(layer) for layer in self._layers},
+            inputs,
+            options=quantize.weights,
+            granularity=prune.granularity,
+            on_progress=None if on_progress is None else lambda s: on_progress(int(1000 * s), 1000),
+        )
+
+    def allot(self, limit: float) -> Allotment:
+        """The best choices within a limit, which may be another than the budget's.
+
+        Raises:
+            InvalidInput: It cannot be met; says the smallest that can.
+        """
+        choices = allocate(
+            self._layers,
+            self._sensitivity,
+            replace(self._budget, limit=limit),
+            profile=self._profile,
+            fixed_bytes=self._fixed_bytes,
+        )
+        quantize, sparsity = with_choices(self._quantize, choices)
+        sizes = {layer.name: float(np.prod(layer.shape)) for layer in self._layers}
+        zeros = sum(sparsity[name] * size for name, size in sizes.items())
+        share = zeros / max(1.0, sum(sizes.values()))
+        prune = replace(self._prune, sparsity=share) if share else None
+        return Allotment(quantize, prune, {n: s for n, s in sparsity.items() if s})
+
+    def _choices(self, layer: Layer) -> list[LayerChoice]:
+        if self._quantize.of(layer.name).weights is None:
+            return [LayerChoice(FLOAT_BITS)]
+        shares = self._budget.sparsities
+        if isinstance(self._prune.granularity, NOfM):
+            pattern = self._prune.granularity
+            shares = (0.0, 1 - pattern.n / pattern.m)
+        return [LayerChoice(bits, share) for bits in self._budget.bit_widths for share in shares]
+
+
+def _bytes_without(model: onnx.ModelProto, layers: Sequence[Layer]) -> float:
+    """Of the packed file with all weights of layers zero, which take next to nothing."""
+    weights = {layer.weight for layer in layers}
+    emptied = onnx.ModelProto()
+    emptied.CopyFrom(model)
+    stored = constants(model)
+    for tensor in emptied.graph.initializer:
+        if tensor.name in weights:
+            zeros = np.zeros_like(stored[tensor.name])
+            tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
+    return float(len(pack_model(emptied.SerializeToString())))
+
+
+def _profile_of_this_machine(
+    model: onnx.ModelProto, budget: Budget, inputs: Sequence[Floats]
+) -> DeviceProfile:
+    here = f"cpu-{platform.machine()}"
+    if budget.device != here:
+        raise InvalidInput(
+            f"how long layers take on {budget.device or 'no device'} is not known here, which is "
+            f"{here}",
+            "give the profile of that device with --profile, as docs/compression.md describes it",
+        )
+    return measure_profile(here, model, quantize_int8(model, inputs).model)

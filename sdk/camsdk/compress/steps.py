@@ -1,0 +1,49 @@
+"""Progress over the phases of a run, and how long each took."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+OnProgress = Callable[[int, int], None]
+"""Called with steps done and steps in all."""
+
+_RESOLUTION: Final = 1000
+
+
+class Steps:
+    """One count over phases of different work, so that the time left can be told from it.
+
+    Args:
+        work: Of each phase, in any unit that is the same for all; estimates will do. A phase that
+            is not named counts as none.
+        on_progress: Called as things go on; the count never falls.
+    """
+
+    def __init__(self, work: Mapping[str, float], on_progress: OnProgress | None) -> None:
+        self.durations: dict[str, float] = {}
+        self._work = dict(work)
+        self._total = sum(work.values()) or 1.0
+        self._on_progress = on_progress
+        self._finished = 0.0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[OnProgress]:
+        """A phase; call what is given with the steps done and in all of this phase."""
+        start, work = time.monotonic(), self._work.pop(name, 0.0)
+
+        def tell(done: int, total: int) -> None:
+            self._tell(self._finished + work * min(1.0, done / max(1, total)))
+
+        yield tell
+        self._finished += work
+        self._tell(self._finished)
+        self.durations[name] = self.durations.get(name, 0.0) + time.monotonic() - start
+
+    def finish(self) -> None:
+        """All is done, whatever was left out."""
+        self._tell(self._total)
+
+    def _tell(self, done: float) -> None:
+        if self._on_progress is not None:
+            self._on_progress(int(_RESOLUTION * min(1.0, done / self._total)), _RESOLUTION)

@@ -1,0 +1,185 @@
+"""A float detector becomes codes and ranges by learning to say what it said in float.
+
+No labels are needed: the float network is the teacher (``tasks.Detection``). A training that was
+killed goes on from its checkpoint, which is found by everything that the result follows from, so
+that no other training ever takes it up.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+import onnx
+import torch
+from torch import Tensor
+
+from camsdk.artifact.manifest import Manifest
+from camsdk.compress.coded_model import CodedModel
+from camsdk.compress.options import CompressOptions, Filter, QuantizeOptions, TrainOptions
+from camsdk.compress.training.admm import AdmmMethod
+from camsdk.compress.training.checkpoint import code_digest
+from camsdk.compress.training.folding import fold
+from camsdk.compress.training.method import Method
+from camsdk.compress.training.pruning import PruneMethod
+from camsdk.compress.training.tasks import Detection
+from camsdk.compress.training.trainer import Progress, Trained, train
+from camsdk.compress.training.twin import Twin, to_torch
+from camsdk.errors import InvalidInput
+from camsdk.vision.frames import Frame
+
+SUFFIX: Final = ".camtrain"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, eq=False)
+class School:
+    """What every training of one run shares.
+
+    Attributes:
+        teacher: The float model, ONNX.
+        manifest: Of the float detector.
+        frames: To train on.
+        work: Folder of the checkpoints, or None to keep none.
+        on_progress: Called after every step.
+    """
+
+    teacher: onnx.ModelProto
+    manifest: Manifest
+    frames: Iterable[Frame]
+    work: Path | None
+    on_progress: Callable[[Progress], None] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """A model that has been trained.
+
+    Attributes:
+        coded: What it became.
+        checkpoint: Of the training, to be deleted when the result is safe.
+    """
+
+    coded: CodedModel
+    checkpoint: Path | None
+
+
+def learn_codes(
+    school: School,
+    model: onnx.ModelProto,
+    options: CompressOptions,
+    layer_sparsity: Mapping[str, float] | None = None,
+) -> Learned:
+    """Quantize a model, and prune it in the same schedule if asked to, while it trains.
+
+    Args:
+        model: Float, to start from: the teacher, or what was left of it.
+        options: With ``quantize`` and ``train``; ``prune`` of anything but filters.
+        layer_sparsity: By layer name, in place of the one for all.
+
+    Raises:
+        InvalidInput: As ``trainer.train``; a layer that does not exist; no head to imitate.
+        UnsupportedModel: An operator that cannot be trained.
+        DataCorrupted: The checkpoint is damaged.
+    """
+    assert options.quantize is not None
+    twin = to_torch(model)
+    method = AdmmMethod(
+        _by_module(options.quantize, twin),
+        options.prune,
+        layer_sparsity=None if layer_sparsity is None else _renamed(layer_sparsity, twin),
+    )
+    task, done, checkpoint = _trained(school, twin, method, options, layer_sparsity)
+    coded = fold(twin, method.coded_weights(), method.activation_ranges(), _inputs(task))
+    made = CodedModel(coded.model, coded.weights, coded.activations, {}, done.history)
+    return Learned(made, checkpoint)
+
+
+def remove_filters(school: School, model: onnx.ModelProto, options: CompressOptions) -> Learned:
+    """Prune whole filters in float while the network trains; what comes out is smaller.
+
+    Args:
+        model: Float, to start from.
+        options: With ``prune`` and ``train``.
+
+    Returns:
+        A model without codes.
+
+    Raises:
+        As ``learn_codes``; InvalidInput also where so many filters cannot be removed.
+    """
+    assert options.prune is not None
+    assert isinstance(options.prune.granularity, Filter)
+    twin = to_torch(model)
+    method = PruneMethod(options.prune)
+    _, done, checkpoint = _trained(school, twin, method, replace(options, quantize=None), None)
+    return Learned(CodedModel(twin.write_back(), {}, {}, {}, done.history), checkpoint)
+
+
+def _trained(
+    school: School,
+    twin: Twin,
+    method: Method,
+    options: CompressOptions,
+    layer_sparsity: Mapping[str, float] | None,
+) -> tuple[Detection, Trained, Path | None]:
+    assert options.train is not None
+    teacher, frames = to_torch(school.teacher).module, list(school.frames)
+    # Agreement is measured on the emitted file, so no frame is needed to test on.
+    task = Detection(teacher, frames, frames[:1], school.manifest)
+    train_options = _fitting(options.train, len(task))
+    checkpoint = None
+    if school.work is not None:
+        key = _digest(school.teacher, twin.model, task, options, layer_sparsity)
+        checkpoint = school.work / f"{key}{SUFFIX}"
+    done = train(
+        twin.module,
+        task,
+        method,
+        train_options,
+        teacher=teacher,
+        distill=options.distill,
+        checkpoint=checkpoint,
+        on_progress=school.on_progress,
+    )
+    return task, done, checkpoint
+
+
+def _fitting(options: TrainOptions, examples: int) -> TrainOptions:
+    return replace(options, batch_size=min(options.batch_size, examples))
+
+
+def _digest(
+    teacher: onnx.ModelProto,
+    student: onnx.ModelProto,
+    task: Detection,
+    options: CompressOptions,
+    layer_sparsity: Mapping[str, float] | None,
+) -> str:
+    """Of everything that decides how a training ends."""
+    total = hashlib.sha256(code_digest().encode())
+    for model in (teacher, student):
+        total.update(model.SerializeToString(deterministic=True))
+    total.update(f"{task.digest()} {torch.get_num_threads()} {options!r}".encode())
+    total.update(repr(sorted((layer_sparsity or {}).items())).encode())
+    return total.hexdigest()[:32]
+
+
+def _inputs(task: Detection) -> Iterator[Tensor]:
+    """Every frame that was trained on, as it is."""
+    for index in range(len(task)):
+        yield task.batch(torch.tensor([index]), None)[0]
+
+
+def _by_module(options: QuantizeOptions, twin: Twin) -> QuantizeOptions:
+    return replace(options, layers=_renamed(options.layers, twin))
+
+
+def _renamed(by_layer: Mapping[str, _T], twin: Twin) -> dict[str, _T]:
+    """By module name instead of the ONNX node's."""
+    unknown = sorted(by_layer.keys() - twin.module_of.keys())
+    if unknown:
+        raise InvalidInput(f"the model has no layer {', '.join(unknown)}")
+    return {twin.module_of[name]: value for name, value in by_layer.items()}
