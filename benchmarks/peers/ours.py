@@ -47,8 +47,8 @@ def prepare(module: nn.Module, row: Row, edges: tuple[str, ...], example: Tensor
 
 def _method(row: Row, edges: tuple[str, ...]) -> Method:
     if row.removed_macs:
-        return PruneMethod(PruneOptions(row.removed_macs, Filter("macs")))
-    prune = PruneOptions(row.sparsity, dense=edges) if row.sparsity else None
+        return PruneMethod(PruneOptions(row.removed_macs, Filter(), saves="macs"))
+    prune = PruneOptions(row.sparsity, saves=row.saves, dense=edges) if row.sparsity else None
     if row.weight_bits is None:
         assert prune is not None, row
         return PruneMethod(prune)

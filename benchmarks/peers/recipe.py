@@ -33,6 +33,7 @@ class Row:
     Attributes:
         weight_bits, activation_bits: None leaves them in float.
         sparsity: Share of zeros over all layers but the first and the last.
+        saves: What sparsity is a share of, "weights" or "macs".
         removed_macs: Share of multiply-accumulates that goes with whole filters.
     """
 
@@ -40,6 +41,7 @@ class Row:
     weight_bits: int | None = None
     activation_bits: int | None = None
     sparsity: float = 0.0
+    saves: str = "weights"
     removed_macs: float = 0.0
 
 

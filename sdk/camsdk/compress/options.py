@@ -163,16 +163,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Filter:
-    """Whole filters go, with every weight that read their output.
-
-    Attributes:
-        saves: What the sparsity asked for is a share of: weights, or multiply-accumulates.
-    """
-
-    saves: Literal["weights", "macs"] = "weights"
+    """Whole filters go, with every weight that read their output."""
 
 
 PruneGranularity = Element | NOfM | Block | Filter
+Saved = Literal["weights", "macs"]
 
 
 @dataclass(frozen=True)
@@ -181,7 +176,7 @@ class PruneOptions:
 
     Attributes:
         sparsity: Share of zeros over all prunable layers at the end, 0 to below 1; with filters,
-            share of the weights, or multiply-accumulates, that are removed.
+            share of what is removed.
         granularity: What is pruned together.
         importance: |w|; |w g| (Taylor, arXiv:1906.10771, eq. 8); or w g with second-order terms
             (g w - h w^2 / 2, the diagonal of the empirical Fisher matrix for h).
@@ -191,6 +186,8 @@ class PruneOptions:
             ones that the gradient asks for; falls to 0 towards ``end``. Filters do not come back.
             None by default: in trials at 97% it earned nothing.
         is_global: One threshold over all layers instead of the same share in each.
+        saves: What sparsity is a share of, weights or multiply-accumulates, and what importance is
+            weighed against.
         dense: Layers that nothing is pruned in and that ``sparsity`` does not count, by name. Not
             for filters, which are tied across layers.
     """
@@ -202,6 +199,7 @@ class PruneOptions:
     end: float = 0.6
     regrow: float = 0.0
     is_global: bool = True
+    saves: Saved = "weights"
     dense: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ the network in two.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -54,6 +54,7 @@ def find_masks(
     *,
     is_global: bool = True,
     completeness: float = 1.0,
+    costs: Mapping[str, int] | None = None,
 ) -> dict[str, Mask]:
     """Masks, True where a weight stays, that prune the least important units.
 
@@ -67,6 +68,8 @@ def find_masks(
             layer reaches the share by itself.
         completeness: Share of the zeros to make now, for a schedule. N:M's law holds from 1 on;
             above 1 goes beyond the sparsity asked for.
+        costs: Of one weight, by layer, such as its multiply-accumulates: makes sparsity a share of
+            the cost. The ranking stays that of importance.
 
     Returns:
         By layer, a mask of the importance's shape.
@@ -74,7 +77,10 @@ def find_masks(
     Raises:
         InvalidInput: A share is out of range, or importance is not finite.
     """
-    layers = {name: _rank(name, array, granularity) for name, array in importance.items()}
+    layers = {
+        name: _rank(name, array, granularity, 1 if costs is None else costs[name])
+        for name, array in importance.items()
+    }
     if isinstance(sparsity, Mapping):
         groups = [({name: layers[name]}, sparsity.get(name, 0.0)) for name in layers]
     elif is_global:
@@ -112,18 +118,20 @@ class _Layer:
         score: Mean importance by unit, float64, (filters, inputs, taps) in units.
         tier: Of each unit, same shape: goes first, goes by rank, or stays until the end.
         edges: Sizes in weights of the units along each of the three axes.
+        cost: Of one weight.
     """
 
     shape: tuple[int, ...]
     score: NDArray[np.float64]
     tier: NDArray[np.int8]
     edges: tuple[NDArray[np.intp], ...]
+    cost: int
 
     @property
     def size(self) -> NDArray[np.intp]:
-        """Weights by unit."""
+        """Cost of all weights, by unit."""
         rows, columns, taps = self.edges
-        result: NDArray[np.intp] = rows[:, None, None] * columns[:, None] * taps
+        result: NDArray[np.intp] = rows[:, None, None] * columns[:, None] * taps * self.cost
         return result
 
     def expand(self, keep: Mask) -> Mask:
@@ -133,7 +141,7 @@ class _Layer:
         return keep.reshape(self.shape)
 
 
-def _rank(name: str, importance: Floats, granularity: PruneGranularity) -> _Layer:
+def _rank(name: str, importance: Floats, granularity: PruneGranularity, cost: int) -> _Layer:
     if importance.ndim < 2 or not importance.size:
         raise InvalidInput(
             f"importance of layer {name} has shape {importance.shape}",
@@ -152,8 +160,9 @@ def _rank(name: str, importance: Floats, granularity: PruneGranularity) -> _Laye
         edges.append(np.diff(np.append(starts, weights.shape[axis])))
         if step > 1:
             score = np.add.reduceat(score, starts, axis=axis)
-    layer = _Layer(importance.shape, score, np.full(score.shape, _RANKED, np.int8), tuple(edges))
-    layer = _Layer(layer.shape, score / layer.size, layer.tier, layer.edges)
+    tier = np.full(score.shape, _RANKED, np.int8)
+    layer = _Layer(importance.shape, score, tier, tuple(edges), cost)
+    layer = replace(layer, score=score * cost / layer.size)
     if isinstance(granularity, NOfM):
         layer.tier[_excess(layer.score, granularity)] = _FIRST
     # The last of equals, since the first goes first.
@@ -185,7 +194,7 @@ def _excess(score: NDArray[np.float64], pattern: NOfM) -> Mask:
 
 
 def _prune(layers: Mapping[str, _Layer], share: float, completeness: float) -> dict[str, Mask]:
-    """Prune units in rank order until the target count of weights is reached."""
+    """Prune units in rank order until the target cost is reached."""
     if not layers:
         return {}
     tier = np.concatenate([layer.tier.ravel() for layer in layers.values()])

@@ -54,6 +54,17 @@ def find_filter_groups(module: nn.Module, example: Tensor) -> FilterGroups:
     return FilterGroups(tuple(proven), shapes, positions)
 
 
+def weight_uses(module: nn.Module, example: Tensor) -> dict[str, int]:
+    """Multiply-accumulates of one weight of every convolution and linear layer, by module name.
+
+    Args:
+        module: Left as it is.
+        example: One input, (n, channels, h, w).
+    """
+    positions, _ = _run(_float_copy(module), example[:1])
+    return {name.removesuffix(".weight"): uses for name, uses in positions.items()}
+
+
 def _float_copy(module: nn.Module) -> nn.Module:
     """A copy that can be traced whatever the original's mode: the trace follows gradients."""
     result = copy.deepcopy(module).eval()

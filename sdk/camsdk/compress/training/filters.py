@@ -11,19 +11,18 @@ which changes no output.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from camsdk.compress.options import Saved
 from camsdk.compress.sparsity import Mask
 from camsdk.errors import InvalidInput
 
 CONVOLUTIONS: Final = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
-
-Saved = Literal["weights", "macs"]
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from camsdk.compress.codes import CodedTensor
 from camsdk.compress.options import Filter, PruneOptions
 from camsdk.compress.sparsity import Mask, count_zeros, cubic_sparsity, find_masks
-from camsdk.compress.training.filter_search import find_filter_groups
-from camsdk.compress.training.filters import Saved, remove_filters
-from camsdk.compress.training.importance import DECAY, ImportanceEstimate, saved_tensor
+from camsdk.compress.training.filter_search import find_filter_groups, weight_uses
+from camsdk.compress.training.filters import remove_filters
+from camsdk.compress.training.importance import DECAY, ImportanceEstimate, Scores, saved_tensor
 from camsdk.errors import InvalidInput
 
 UPDATES: Final = 50
@@ -57,13 +57,22 @@ class MaskSchedule:
         self._layer_sparsity = layer_sparsity
         self._estimate = ImportanceEstimate(options.importance, decay=decay, batch_size=batch_size)
         self._updates = updates
+        self._costs: Mapping[str, int] | None = None
         self._moment = 0
         self._masks: dict[str, Tensor] = {}
 
-    def attach(self, named_weights: Mapping[str, nn.Parameter]) -> None:
+    def attach(
+        self, named_weights: Mapping[str, nn.Parameter], uses: Mapping[str, int] | None = None
+    ) -> None:
         """Prune these weights: filters first, at least 2 dimensions. Nothing is pruned yet.
 
-        Raises InvalidInput if there are none, or if ``dense`` names one that is not there.
+        Args:
+            named_weights: By any name.
+            uses: By the same names, multiply-accumulates of one weight; needed to save those.
+
+        Raises:
+            InvalidInput: There are no weights, ``dense`` names one that is not there, or
+                multiply-accumulates are to be saved and not known.
         """
         dense = self._options.dense
         if unknown := sorted(set(dense) - set(named_weights)):
@@ -78,6 +87,13 @@ class MaskSchedule:
                 f"no weights with filters and inputs: {', '.join(small) or 'none given'}",
                 "attach the weights of convolutions and linear layers",
             )
+        if self._options.saves == "macs":
+            if uses is None:
+                raise InvalidInput(
+                    "how often each weight is used is not known",
+                    'give uses, or let sparsity be a share of the weights: saves="weights"',
+                )
+            self._costs = {name: uses[name] for name in named_weights}
         self._watch(named_weights)
 
     def _watch(self, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -128,7 +144,7 @@ class MaskSchedule:
             return masks
         # The least important of those that would stay compete with those that would not.
         safe = self._find(scores, completeness * (1 + exchanged / zeros))
-        demand = self._estimate.demand()
+        demand = self._per_cost(self._estimate.demand())
         top = max(float(max(scores[n].max(), demand[n].max())) for n in scores) + 1
         contest = {
             name: np.where(safe[name], top, np.where(masks[name], scores[name], demand[name]))
@@ -136,9 +152,9 @@ class MaskSchedule:
         }
         return self._find(contest, completeness)
 
-    def _scores(self) -> dict[str, np.ndarray]:
+    def _scores(self) -> Scores:
         """Importance; of weights that count for nothing those go first that are gone already."""
-        scores = self._estimate.scores()
+        scores = self._per_cost(self._estimate.scores())
         return {
             name: np.where((score == 0) & ~self._masks[name].cpu().numpy(), np.float32(-1), score)
             for name, score in scores.items()
@@ -153,7 +169,15 @@ class MaskSchedule:
             options.granularity,
             is_global=options.is_global,
             completeness=completeness,
+            costs=self._costs,
         )
+
+    def _per_cost(self, scores: Scores) -> Scores:
+        """Damage per unit saved, where damage is the square of a score; taylor-2 is no root."""
+        if self._costs is None:
+            return scores
+        power = 1.0 if self._options.importance == "taylor-2" else 0.5
+        return {name: score / self._costs[name] ** power for name, score in scores.items()}
 
     def state_dict(self) -> State:
         """Everything that the next step depends on."""
@@ -182,14 +206,14 @@ class FilterSchedule(MaskSchedule):
 
     A filter goes with its bias, its normalisation and every weight that reads it, so its gradient
     is zero from then on and nothing asks for it: filters do not come back. Sparsity is the share
-    of what ``Filter.saves`` names that is removed with them.
+    of the weights or multiply-accumulates that are removed with them.
     """
 
     def attach_network(self, module: nn.Module, example: Tensor) -> None:
         """Prune the filters of a network. Raises InvalidInput if not so many can be removed."""
         self._groups = find_filter_groups(module, example[:1])
         nothing = [np.zeros(group.count) for group in self._groups.groups]
-        self._groups.choose(nothing, self._options.sparsity, of=self._saves)
+        self._groups.choose(nothing, self._options.sparsity, of=self._options.saves)
         of_groups = self._groups.kept_axes(self._groups.all())
         self._watch({n: p for n, p in module.named_parameters() if n in of_groups})
 
@@ -200,13 +224,9 @@ class FilterSchedule(MaskSchedule):
 
     def _update(self, done: float) -> dict[str, Mask]:
         sparsity = cubic_sparsity(done, self._options.sparsity)
-        scores = self._groups.scores(self._estimate.scores(), of=self._saves)
-        return self._groups.masks(self._groups.choose(scores, sparsity, of=self._saves))
-
-    @property
-    def _saves(self) -> Saved:
-        granularity = self._options.granularity
-        return granularity.saves if isinstance(granularity, Filter) else "weights"
+        saves = self._options.saves
+        scores = self._groups.scores(self._estimate.scores(), of=saves)
+        return self._groups.masks(self._groups.choose(scores, sparsity, of=saves))
 
 
 class PruneMethod:
@@ -235,6 +255,7 @@ class PruneMethod:
             self._schedule: MaskSchedule = FilterSchedule(options)
         else:
             self._schedule = MaskSchedule(options, layer_sparsity=layer_sparsity)
+        self._options = options
         self._module: nn.Module | None = None
         self._weights: dict[str, nn.Parameter] = {}
 
@@ -246,7 +267,8 @@ class PruneMethod:
             self._schedule.attach_network(module, example)
         else:
             self._weights = prunable_weights(module)
-            self._schedule.attach(self._weights)
+            uses = weight_uses(module, example) if self._options.saves == "macs" else None
+            self._schedule.attach(self._weights, uses)
 
     def penalty(self) -> Tensor | None:
         """Nothing is added to the loss."""

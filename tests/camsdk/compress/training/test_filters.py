@@ -11,10 +11,10 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from camsdk.compress.graph.layers import list_layers
+from camsdk.compress.options import Saved
 from camsdk.compress.training.filter_search import find_filter_groups
 from camsdk.compress.training.filters import (
     FilterGroups,
-    Saved,
     remove_filters,
     zero_filters,
 )

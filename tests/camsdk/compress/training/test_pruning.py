@@ -228,12 +228,33 @@ def test_dense_layers_keep_all_weights_and_the_others_reach_the_sparsity() -> No
     }
 
 
+def test_the_share_of_multiply_accumulates_asked_for_is_saved() -> None:
+    module = network()
+    uses = {"0": 16, "3": 4, "6": 1}
+    total = sum(w.numel() * uses[name] for name, w in prunable_weights(module).items())
+    training = Training(module, PruneMethod(PruneOptions(0.75, saves="macs")))
+    training.run(STEPS)
+    training.method.finish()
+    saved = sum(int(mask.sum()) * uses[name] for name, mask in zeros(module).items())
+    assert 0.75 * total - 16 < saved <= round(0.75 * total)
+
+
+def test_importance_is_weighed_against_what_a_weight_saves() -> None:
+    weights = {name: nn.Parameter(torch.full((2, 2), 1.0)) for name in ("often", "seldom")}
+    weights["often"].data[0, 0] = 3.0
+    schedule = MaskSchedule(PruneOptions(0.5, importance="magnitude", saves="macs"))
+    schedule.attach(weights, {"often": 5, "seldom": 1})
+    gone = {name: int((~mask).sum()) for name, mask in schedule.masks(1.0).items()}
+    # Half of 24: with equal importance, 2 that are used 5 times go before those used once.
+    assert gone == {"often": 2, "seldom": 0}
+
+
 def test_filters_save_the_share_of_multiply_accumulates_asked_for() -> None:
     module = network()
     example = torch.zeros(1, 1, 6, 6)
     groups = find_filter_groups(module, example)
     full = groups.size(groups.all()).macs
-    training = Training(module, PruneMethod(PruneOptions(0.5, Filter("macs"))))
+    training = Training(module, PruneMethod(PruneOptions(0.5, Filter(), saves="macs")))
     training.run(STEPS)
     training.method.finish()
     groups = find_filter_groups(module, example)
@@ -245,6 +266,8 @@ def test_filters_save_the_share_of_multiply_accumulates_asked_for() -> None:
 def test_what_cannot_be_pruned_is_said() -> None:
     with pytest.raises(InvalidInput, match="no such layer to keep dense: head"):
         PruneMethod(PruneOptions(0.5, dense=("head",))).attach(network(), torch.zeros(1, 1, 6, 6))
+    with pytest.raises(InvalidInput, match="each weight is used is not known"):
+        MaskSchedule(PruneOptions(0.5, saves="macs")).attach(prunable_weights(network()))
     with pytest.raises(InvalidInput, match="leave dense empty"):
         PruneOptions(0.5, Filter(), dense=("0",))
     with pytest.raises(InvalidInput, match="no convolution"):
