@@ -20,6 +20,24 @@ KNOWN: Final = "nanodet-g"
 
 Format = Literal["auto", "onnx", "pytorch", "tensorflow", "tflite", "tfjs", "caffe", "mxnet"]
 
+EXAMPLES: Final = "\n\n".join(
+    (
+        "Formats, one example each (with -o FILE.onnx instead of a detector's options):",
+        "ONNX: camctl model import net.onnx -o net-float.onnx",
+        "PyTorch, of torch.export.save: camctl model import net.pt2 -o net.onnx",
+        "TensorFlow, frozen graph: camctl model import net.pb --output scores -o net.onnx",
+        "TensorFlow, SavedModel folder: camctl model import saved_model/ -o net.onnx",
+        "TensorFlow Lite: camctl model import net.tflite -o net.onnx",
+        "TensorFlow.js, weights beside it: camctl model import model.json -o net.onnx",
+        "Caffe: camctl model import net.prototxt --weights net.caffemodel -o net.onnx",
+        "MXNet: camctl model import net-symbol.json --weights net-0000.params "
+        "--input data:1x3x224x224 -o net.onnx",
+        "A detector as an artifact: camctl model import net.onnx --decoder boxes-scores-classes "
+        "--classes names.txt -o net.cam",
+        "SavedModel and TensorFlow Lite need TensorFlow, which is installed apart once (1.6 GB).",
+    )
+)
+
 ImportVersionOption = Annotated[
     int,
     typer.Option("--version", min=1, help="Of the artifact; the registry takes each only once."),
@@ -28,7 +46,7 @@ ImportVersionOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds the command to ``camctl model``."""
-    app.command("import")(import_model)
+    app.command("import", epilog=EXAMPLES)(import_model)
 
 
 def import_model(
@@ -53,13 +71,14 @@ def import_model(
             "--weights",
             exists=True,
             dir_okay=False,
-            help="The second file: of Caffe, MXNet and nanodet-g.",
+            help="The second file: of Caffe, MXNet and nanodet-g; of TensorFlow.js if it does not "
+            "lie beside the first.",
         ),
     ] = None,
     size: Annotated[
         str | None,
         typer.Option(
-            "--input-size", metavar="WxH", help="Of the picture; for nanodet-g [default: 416x320]."
+            "--input-size", metavar="WxH", help="Of the picture; of nanodet-g 416x320 if not given."
         ),
     ] = None,
     inputs: Annotated[
@@ -74,7 +93,9 @@ def import_model(
     outputs: Annotated[
         list[str] | None,
         typer.Option(
-            "--output", metavar="NAME", help="A wanted tensor, of TensorFlow and Caffe; repeatable."
+            "--output",
+            metavar="NAME",
+            help="A wanted tensor, of TensorFlow, TensorFlow.js and Caffe; repeatable.",
         ),
     ] = None,
     description: Annotated[
@@ -117,13 +138,17 @@ def import_model(
 ) -> None:
     """Imports a model of another framework as a float artifact, or as ONNX (-o FILE.onnx)."""
     output = Output(is_json=is_json)
+    wishes = _wishes(description, classes, size, decoder, mean, std, color, layout)
+    _check_writable(out)
     if model == KNOWN:
+        _check_known(framework, inputs, outputs, wishes)
         _import_known(graph, weights, size or "416x320", name, version, out, output)
         return
     path = Path(model)
     if not path.exists():
         raise typer.BadParameter(f"{model!r} is neither a file or folder nor {KNOWN}")
-    wishes = _wishes(description, classes, size, decoder, mean, std, color, layout)
+    if graph is not None:
+        raise InvalidInput(f"--graph is of {KNOWN} alone", "give the model's file as PATH")
     is_plain = out is not None and out.suffix == ".onnx"
     if not is_plain and decoder is None and description is None:
         raise InvalidInput(
@@ -145,6 +170,25 @@ def import_model(
     report(output, draft, write_draft(draft, out), {})
 
 
+def _check_known(
+    framework: Format, inputs: list[str] | None, outputs: list[str] | None, wishes: Wishes
+) -> None:
+    """The published model describes itself; nothing that is said of it has an effect."""
+    is_described = wishes.description or wishes.classes or wishes.output
+    described = is_described or set(wishes.input) - {"width", "height"}
+    if framework != "auto" or inputs or outputs or described:
+        raise InvalidInput(
+            f"{KNOWN} brings its own description",
+            "name the model's file before these options, or give --input-size alone",
+        )
+
+
+def _check_writable(out: Path | None) -> None:
+    """Before minutes of work are spent."""
+    if out is not None and not out.absolute().parent.is_dir():
+        raise InvalidInput(f"there is no folder {out.absolute().parent}", "make it first")
+
+
 def _import_known(
     graph: Path | None,
     weights: Path | None,
@@ -164,6 +208,11 @@ def _import_known(
         name=name or f"{KNOWN}-fp32",
         version=version,
     )
+    if out is not None and out.suffix == ".onnx":
+        import onnx
+
+        _write_onnx(onnx.ModelProto.FromString(draft.model), out, output)
+        return
     report(output, draft, write_draft(draft, out), {})
 
 

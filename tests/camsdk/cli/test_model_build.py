@@ -27,6 +27,30 @@ def test_the_help_says_which_version_an_import_gets(camctl: "Camctl") -> None:
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
+def test_the_help_has_an_example_of_each_format(camctl: "Camctl") -> None:
+    text = camctl("model", "import", "--help").out
+    for ending in (".onnx", ".pt2", ".pb", "saved_model/", ".tflite", "model.json"):
+        assert f"import {'' if ending[0] != '.' else 'net'}{ending}" in text, ending
+    assert "--weights net.caffemodel" in text
+    assert "--weights net-0000.params" in text
+
+
+def test_options_without_effect_are_refused(camctl: "Camctl", tmp_path: Path) -> None:
+    graph, out = GOLDEN / "tensorflow_net.pb", tmp_path / "net.onnx"
+    start = ("model", "import", graph, "-o", out)
+    for options, words in (
+        (("--weights", graph), "no second file of weights"),
+        (("--graph", graph), "nanodet-g alone"),
+        (("--format", "onnx", "--output", "Identity"), "omit --output"),
+        (("-o", tmp_path / "none" / "net.onnx"), "there is no folder"),
+    ):
+        outcome = camctl(*start, *options)
+        assert outcome.code == 1
+        assert words in outcome.err
+    assert "own description" in camctl("model", "import", "--decoder", "nanodet-gfl").err
+    assert not out.exists()
+
+
 def write_detector(path: Path) -> None:
     """A network of one convolution whose boxes, scores and classes are what they are."""
     names = ("boxes", "scores", "classes")
