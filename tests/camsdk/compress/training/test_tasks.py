@@ -91,12 +91,6 @@ def test_pictures_without_labels_are_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="open: six steps of training lose agreement (.887) against rounding alone (.912) since "
-    "the relaxed phase is off by default",
-    raises=AssertionError,
-    strict=True,
-)
 def test_a_detector_of_low_bits_learns_to_agree_with_the_float_one(vtest_path: Path) -> None:
     source = nanodet.import_float(
         assets.pull("nanodet.json"), assets.pull("nanodet.bin"), size=(256, 192)
@@ -110,12 +104,14 @@ def test_a_detector_of_low_bits_learns_to_agree_with_the_float_one(vtest_path: P
     task = Detection(teacher, frames, tests, source.manifest)
     assert task.metric(twin.module) == 1.0
     method = AdmmMethod(QuantizeOptions(WeightOptions(CodeSet(4)), ActivationOptions(8)))
-    options = TrainOptions(epochs=1, batch_size=4, learning_rate=1e-4)
+    # At 1e-4 a dozen steps move no weight to another code; only ranges wander.
+    options = TrainOptions(epochs=3, batch_size=4, learning_rate=5e-3)
     done = train(twin.module, task, method, options)
     rounded_alone = _untrained(model, task)
     agreement = task.metric(done.module)
     print(f"AP50 against float: {agreement:.3f} trained, {rounded_alone:.3f} rounded alone")
-    assert agreement > max(rounded_alone, 0.5)
+    assert agreement > rounded_alone + 0.03
+    assert agreement > 0.95
 
 
 def _untrained(model, task: Detection) -> float:
