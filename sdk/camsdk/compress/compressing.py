@@ -268,8 +268,7 @@ class _Run:
         with self._steps.phase("quantize") as tell:
             made, facts, sha256 = round_after_training(self._material, model, plan, tell)
         with self._steps.phase("emit"):
-            untrained = replace(plan, options=replace(plan.options, train=None, distill=None))
-            return emit(self._material, made, untrained, facts, sha256)
+            return emit(self._material, made, plan, facts, sha256)
 
     def _trained(self, teacher: onnx.ModelProto, model: onnx.ModelProto, plan: Plan) -> Candidate:
         from camsdk.compress.training.compressing import learn_codes
@@ -320,12 +319,13 @@ class _Run:
             for way, candidate in candidates.items():
                 if candidate.agreement is not None:
                     agreements[way] = candidate.agreement
-                    draft = with_metrics(draft, {f"ap50_vs_reference_all_{way}": candidate.score})
+                    if candidate.score >= 0:
+                        metric = {f"ap50_vs_reference_all_{way}": candidate.score}
+                        draft = with_metrics(draft, metric)
         facts = collect_facts(
             material.source, draft, optimised, best.made, best.agreement, self._steps.durations
         )
-        told = {f"AP50 against float, all, {way}": of.ap50["all"] for way, of in agreements.items()}
-        facts = replace(facts, accuracy={**facts.accuracy, **told})
+        facts = _of_training(facts, candidates)
         if material.footage is not None and material.split is not None:
             frames = material.split.evaluation
             samples = draw_samples(material.source, draft, material.footage, frames)
@@ -346,3 +346,16 @@ class _Run:
             budget is None or budget.kind != "bytes" or (trained.packed_bytes <= budget.limit)
         )
         return "training" if is_within else "rounding"
+
+
+def _of_training(facts: RunFacts, candidates: Mapping[str, Candidate]) -> RunFacts:
+    """Facts with what a training did, kept or not, beside rounding alone."""
+    if "training" not in candidates:
+        return facts
+    told = {
+        f"AP50 against float, all, {way}": of.score
+        for way, of in candidates.items()
+        if of.score >= 0
+    }
+    history = {"loss": candidates["training"].made.history}
+    return replace(facts, accuracy={**facts.accuracy, **told}, history=history)

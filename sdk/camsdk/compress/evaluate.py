@@ -4,6 +4,7 @@
 it was made from this measures what compression changed, not how good either is: call it agreement.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,8 +52,12 @@ class Agreement:
         return self.reference_ms / self.candidate_ms
 
     def as_metrics(self) -> dict[str, float]:
-        """For a manifest, each name with its unit."""
-        scores = {f"ap50_vs_reference_{name}": value for name, value in self.ap50.items()}
+        """For a manifest, each name with its unit; without what was not to be measured."""
+        scores = {
+            f"ap50_vs_reference_{name}": value
+            for name, value in self.ap50.items()
+            if math.isfinite(value)
+        }
         return {
             **scores,
             "evaluated_frames": float(self.frame_count),
