@@ -30,6 +30,7 @@ from camsdk.compress.options import (
     QuantizeOptions,
     WeightOptions,
 )
+from camsdk.compress.training.filter_search import weight_uses
 from camsdk.compress.training.importance import saved_tensor
 from camsdk.compress.training.joints import Joints
 from camsdk.compress.training.method import Range, State
@@ -156,6 +157,7 @@ class AdmmMethod:
                 f"no such layers in the network: {', '.join(sorted(unknown)) or 'none at all'}",
                 f"those that can be quantized are {', '.join(inputs) or 'convolutions and linear'}",
             )
+        uses = None if self._schedule is None else weight_uses(module, example)
         joints = Joints(module, example) if isinstance(module, TwinModule) else None
         for name, sample in inputs.items():
             layer = module.get_submodule(name)
@@ -163,7 +165,8 @@ class AdmmMethod:
         if joints is not None:
             joints.install()
         if self._schedule is not None:
-            self._schedule.attach({name: layer.weight for name, layer in self._layers.items()})
+            weights = {name: layer.weight for name, layer in self._layers.items()}
+            self._schedule.attach(weights, uses)
         self._relax(self._is_relaxed)
 
     def penalty(self) -> Tensor | None:

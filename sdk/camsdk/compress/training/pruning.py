@@ -88,7 +88,7 @@ class MaskSchedule:
                 "attach the weights of convolutions and linear layers",
             )
         if self._options.saves == "macs":
-            if uses is None:
+            if uses is None or not named_weights.keys() <= uses.keys():
                 raise InvalidInput(
                     "how often each weight is used is not known",
                     'give uses, or let sparsity be a share of the weights: saves="weights"',
