@@ -1,7 +1,8 @@
 """Which framework a file or folder is of, by its content, and the import of any of them.
 
-Everything that parses a stranger's file runs in a child process with limits (``sandbox``). What
-happens here looks at no more than the two ends of the file.
+What parses a stranger's file runs in a child process with limits (``sandbox``). Here only the two
+ends of a file are looked at, and two checks of bounded work precede TensorFlow (``saved_model``,
+``tflite_reader``).
 """
 
 import re
@@ -147,7 +148,12 @@ def import_model(
     _check_options(kind, options)
     if kind in ("saved-model", "tflite"):
         return _import_with_environment(path, kind, options, on_progress)
-    paths, arguments = _arguments(path, kind, options, shapes)
+    return _in_child(kind, *_arguments(path, kind, options, shapes), options)
+
+
+def _in_child(
+    kind: str, paths: Sequence[Path], arguments: Mapping[str, Any], options: ImportOptions
+) -> onnx.ModelProto:
     return sandbox.run_importer(
         kind,
         paths,
@@ -192,21 +198,18 @@ def _import_with_environment(
     """TensorFlow reads the file in its own child; what it wrote is then as any other file."""
     import tempfile
 
-    from camsdk.compress.importers import environment, tflite
+    from camsdk.compress.importers import saved_model, tflite
 
+    shapes = {name: list(shape) for name, shape in options.input_shapes.items()}
     with tempfile.TemporaryDirectory(prefix="camsdk-tensorflow-") as folder:
         if kind == "tflite":
-            model = tflite.convert(path, on_progress=on_progress)
             target = Path(folder) / "converted.onnx"
-            target.write_bytes(model.SerializeToString())
-            return import_model(target, "onnx", options)
+            tflite.convert(path, target, on_progress=on_progress)
+            return _in_child("tflite", [target], {"input_shapes": shapes or None}, options)
         target = Path(folder) / "frozen.pb"
-        found = environment.freeze(path, target, on_progress=on_progress)
-        outputs = tuple(options.outputs) or found
-        inner = ImportOptions(
-            None, options.input_shapes, outputs, options.timeout_s, options.memory_bytes
-        )
-        return import_model(target, "tensorflow", inner)
+        found = saved_model.freeze(path, target, on_progress=on_progress)
+        outputs = list(options.outputs) or list(found)
+        return _in_child("tensorflow", [target], {"inputs": shapes, "outputs": outputs}, options)
 
 
 def _detect_folder(path: Path) -> Framework:

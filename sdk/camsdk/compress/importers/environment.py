@@ -20,10 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import onnx
 import platformdirs
 
-from camsdk.compress.importers.sandbox import Said, read_model, run_limited
+from camsdk.compress.importers.sandbox import Said, run_limited
 from camsdk.errors import (
     DataCorrupted,
     DeadlineExceeded,
@@ -72,25 +71,29 @@ def freeze(folder: Path, target: Path, *, on_progress: Progress | None = None) -
         facts = Path(work) / "facts.json"
         said = run(["freeze", str(folder.absolute()), str(target), str(facts)], work, on_progress)
         if said.code != 0 or not target.is_file() or not facts.is_file():
-            raise UnsupportedModel(f"TensorFlow cannot freeze {folder}: {said.text}")
+            raise UnsupportedModel(
+                f"TensorFlow cannot freeze {folder}: {said.text}",
+                "export the model for serving: model.export(folder)",
+            )
         try:
             return tuple(map(str, json.loads(facts.read_bytes())["outputs"]))
         except (KeyError, TypeError, ValueError) as error:
             raise DataCorrupted(f"what TensorFlow said of {folder} is not understood") from error
 
 
-def convert_tflite(path: Path, *, on_progress: Progress | None = None) -> onnx.ModelProto:
-    """Convert a TensorFlow Lite file with tf2onnx; the result is not checked yet.
+def convert_tflite(path: Path, target: Path, *, on_progress: Progress | None = None) -> None:
+    """Convert a TensorFlow Lite file with tf2onnx; what it writes is not checked yet.
 
     Raises:
         As ``freeze``.
     """
     with tempfile.TemporaryDirectory(prefix="camsdk-tflite-") as work:
-        target = Path(work) / "model.onnx"
         said = run(["tflite", str(path.absolute()), str(target)], work, on_progress)
         if said.code != 0 or not target.is_file():
-            raise UnsupportedModel(f"tf2onnx cannot convert {path}: {said.text}")
-        return read_model(target)
+            raise UnsupportedModel(
+                f"tf2onnx cannot convert {path}: {said.text}",
+                "give the model that it was made from, as a SavedModel or ONNX file",
+            )
 
 
 def run(arguments: Sequence[str], work: str, on_progress: Progress | None = None) -> Said:

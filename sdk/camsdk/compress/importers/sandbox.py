@@ -44,8 +44,9 @@ IMPORTERS: Final[dict[str, tuple[str, str]]] = {
     "tfjs": ("tfjs", "import_graph_model"),
     "caffe": ("caffe", "import_caffe"),
     "mxnet": ("mxnet", "import_mxnet"),
+    "tflite": ("tflite", "import_converted"),
 }
-"""Module and function by name; those that need another environment are not among them."""
+"""Module and function by name; that of TensorFlow Lite takes what tf2onnx made of the file."""
 
 _WAYS_OUT: Final[Mapping[type[CamError], str]] = {
     DataCorrupted: "the file may be truncated: fetch it again, or export the model again",

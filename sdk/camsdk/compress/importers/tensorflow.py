@@ -1,22 +1,18 @@
-"""TensorFlow graphs become ONNX: frozen graphs directly, SavedModels after TensorFlow froze them.
+"""Frozen TensorFlow graphs become ONNX, without TensorFlow.
 
-A frozen graph needs no TensorFlow: its operators are those of TensorFlow.js, whose converter is
-used. A SavedModel has its weights apart and its layers in functions; freezing is TensorFlow's own
-affair and runs in the isolated environment (``camsdk.compress.importers.environment``).
+The operators are those of TensorFlow.js, whose converter is used. A SavedModel has its weights
+apart and its layers in functions; it is frozen first (``saved_model``).
 """
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
 
-from camsdk.compress.importers import environment
 from camsdk.compress.importers.graphdef_reader import read_frozen_graph
 from camsdk.compress.importers.runnable import runnable
 from camsdk.compress.importers.tensorflow_operators import TENSORFLOW_OPERATORS
 from camsdk.compress.importers.tfjs import convert_graph
-from camsdk.errors import NotFound
 
 
 def import_frozen_graph(
@@ -51,34 +47,3 @@ def import_frozen_graph(
         if node.op == "Placeholder" and (shape := node.shape("shape")) and shape[0] == -1
     }
     return runnable(convert_graph(graph, input_shapes=shapes, operators=TENSORFLOW_OPERATORS))
-
-
-def import_saved_model(
-    folder: Path,
-    *,
-    inputs: Mapping[str, tuple[int, ...]] | None = None,
-    outputs: Sequence[str] | None = None,
-    on_progress: Callable[[str], None] | None = None,
-) -> onnx.ModelProto:
-    """Import a SavedModel by freezing its serving signature with TensorFlow itself.
-
-    Args:
-        folder: Holds ``saved_model.pb``.
-        inputs, outputs: As ``import_frozen_graph``, by names of the frozen graph; by default the
-            outputs of the signature.
-        on_progress: Told in words what is being waited for.
-
-    Raises:
-        Unavailable: TensorFlow cannot be installed.
-        DeadlineExceeded: TensorFlow has not finished in time.
-        UnsupportedModel: TensorFlow cannot load it, or as ``import_frozen_graph``.
-        Others: As ``import_frozen_graph``.
-    """
-    if not (folder / "saved_model.pb").is_file():
-        raise NotFound(f"{folder} holds no saved_model.pb", "give the folder of a SavedModel")
-    with tempfile.TemporaryDirectory(prefix="camsdk-tensorflow-") as work:
-        frozen = Path(work) / "frozen.pb"
-        found = environment.freeze(folder, frozen, on_progress=on_progress)
-        return import_frozen_graph(
-            frozen, inputs=inputs, outputs=found if outputs is None else outputs
-        )

@@ -6,49 +6,48 @@ that this tool can quantize the model anew.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
 
 import onnx
 
 from camsdk.compress.importers import environment
 from camsdk.compress.importers.dequantize import without_quantization
 from camsdk.compress.importers.onnx_file import normalise
-from camsdk.compress.importers.runnable import read_limited
-from camsdk.errors import DataCorrupted
-
-IDENTIFIER: Final = b"TFL3"
-"""At byte 4 of every TensorFlow Lite FlatBuffer."""
+from camsdk.compress.importers.sandbox import read_model
+from camsdk.compress.importers.tflite_reader import check_tflite
 
 
-def import_tflite(
-    path: Path,
-    *,
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    on_progress: Callable[[str], None] | None = None,
-) -> onnx.ModelProto:
-    """Import a TensorFlow Lite file.
+def convert(path: Path, target: Path, *, on_progress: Callable[[str], None] | None = None) -> None:
+    """Check a ``.tflite`` file and let tf2onnx write it as ONNX.
 
     Args:
-        path: The ``.tflite`` file.
-        input_shapes: Shape of each input that the file leaves free, besides its batch.
+        path: The file.
+        target: Where the ONNX model is written; it may still be quantized.
         on_progress: Told in words what is being waited for.
+
+    Raises:
+        NotFound: No such file.
+        DataCorrupted: Not a TensorFlow Lite file, or truncated.
+        UnsupportedModel: An operator that tf2onnx does not take.
+        Unavailable, DeadlineExceeded, ResourceExhausted: See ``environment.freeze``.
+    """
+    check_tflite(path)
+    environment.convert_tflite(path, target, on_progress=on_progress)
+
+
+def import_converted(
+    path: Path, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> onnx.ModelProto:
+    """Import what ``convert`` wrote.
+
+    Args:
+        path: The ONNX file.
+        input_shapes: Shape of each input that the model leaves free, besides its batch.
 
     Returns:
         A float32 model of opset 17, inputs and outputs in TensorFlow's layout. Weights of a
         quantized file are its integers times their scales; activations are not rounded any more.
 
     Raises:
-        NotFound: No such file.
-        DataCorrupted: Not a TensorFlow Lite file, or truncated.
-        UnsupportedModel: An operator that tf2onnx or ``import_onnx_file`` does not take.
-        Unavailable, DeadlineExceeded, ResourceExhausted: See ``environment.freeze``.
+        UnsupportedModel: Something is computed in integers, or as ``import_onnx_file``.
     """
-    return normalise(convert(path, on_progress=on_progress), input_shapes=input_shapes)
-
-
-def convert(path: Path, *, on_progress: Callable[[str], None] | None = None) -> onnx.ModelProto:
-    """What ``import_tflite`` is before it is checked and its shapes are fixed."""
-    if read_limited(path)[4:8] != IDENTIFIER:
-        raise DataCorrupted(f"{path} is not a TensorFlow Lite file", "it may be truncated")
-    model = environment.convert_tflite(path, on_progress=on_progress)
-    return without_quantization(model)
+    return normalise(without_quantization(read_model(path)), input_shapes=input_shapes)
