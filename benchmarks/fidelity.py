@@ -1,0 +1,258 @@
+"""Quantization after training, ours against the peers' own code: same network, inputs and judge.
+
+    python benchmarks/fidelity.py [--tasks NAME ...] [--bits N ...] [--scales NAME ...]
+        [--data NAME ...] [--methods NAME ...] [--seeds N] [--minutes M] [--out FOLDER] [--list]
+
+Every contender gets the same float ONNX network and the same calibration inputs, and is used as its
+own documentation recommends (``benchmarks/peers/ptq_*.py``). Activations have 8 bits, the first and
+the last layer 8-bit weights, in all. Without data ours makes up its inputs; a peer whose
+calibration cannot do without any is given noise. A cell is empty where a peer cannot do what the
+row asks for.
+
+A cell has two figures, and the lower is the better of each: the Kullback-Leibler divergence of the
+softmax from the float network's, in millinats, and what is lost in answers, in points: on
+Fashion-MNIST accuracy on the test set, on photos (EfficientNet-Lite0) agreement with the float
+network. Means over seeds, of the points with their standard error.
+
+Peers run in environments of their own, made in the user's cache folder at the first run. Finished
+jobs are kept in ``--out`` under a digest of the code that made them: a run goes on where it was
+stopped, and what has changed is measured anew.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+FOLDER = Path(__file__).parent
+sys.path.insert(0, str(FOLDER))
+
+# the folder of this script is no package
+import compression  # noqa: E402
+from peers import tasks  # noqa: E402
+from peers.environments import CACHE, ROOT, TORCH, digest, environment, interpreter  # noqa: E402
+from peers.ptq import Bits  # noqa: E402
+
+from camsdk import assets  # noqa: E402
+
+PINS = {
+    "ours": (),
+    "onnxruntime": (),
+    "nncf": ("nncf==3.4.0", "onnx==1.23.2", "onnxruntime==1.32.0"),
+    "aimet": (TORCH, "aimet-onnx==2.42.0"),
+    "ppq": (TORCH, "esp-ppq==1.3.12"),
+}
+"""Contenders and what their environments hold; none runs in this one."""
+OURS = ("ptq", "graph", "codes.py", "options.py", "sessions.py")
+"""Of ``camsdk.compress``: what decides our results."""
+TASKS = (tasks.PHOTOS, "mobilenetv2-w50", "resnet20")
+TIMEOUT_S = 1800
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One cell of one seed."""
+
+    task: str
+    seed: int
+    bits: Bits
+    method: str
+
+
+def wanted(arguments: argparse.Namespace) -> Iterator[Wanted]:
+    """Row by row, so that a run that is stopped early has whole rows."""
+    for seed in range(arguments.seeds):
+        for task in arguments.tasks:
+            if task == tasks.PHOTOS and seed:
+                continue
+            for weight_bits in arguments.bits:
+                for scales in arguments.scales:
+                    for data in arguments.data:
+                        bits = Bits(weight_bits, scales == "filter", data == "data")
+                        for method in arguments.methods:
+                            yield Wanted(task, seed, bits, method)
+
+
+def task_folder(task: str, seed: int, out: Path) -> Path:
+    """Its model, inputs and float logits; made if they are not there."""
+    code = [FOLDER / "peers" / f"{name}.py" for name in ("tasks", "photos", "efficientnet_lite")]
+    if task == tasks.PHOTOS:
+        state = assets.pull("efficientnet-lite0.pth")
+    else:
+        states = CACHE / "compression"
+        states.mkdir(parents=True, exist_ok=True)
+        state = compression.pretrained(task, seed, states)
+    folder = out / f"{task}-{seed}-{digest([*code, state])}"
+    if not (folder / "float.npy").is_file():
+        tasks.make(task, seed, state, folder)
+    return folder
+
+
+@cache
+def method_digest(method: str) -> str:
+    """Of the code that decides a contender's result."""
+    code = [FOLDER / "peers" / f"{name}.py" for name in ("ptq", f"ptq_{method}")]
+    ours = [ROOT / "sdk" / "camsdk" / "compress" / name for name in OURS]
+    return digest([*code, *(ours if method == "ours" else ())])
+
+
+def run(cell: Wanted, folder: Path, until: float) -> dict[str, float] | None:
+    """Its figures, from an earlier run of the same code or from a new one.
+
+    None if it is impossible, or not there and the time ``until`` which jobs start is over.
+    """
+    out = folder / f"{cell.bits.slug}-{cell.method}-{method_digest(cell.method)}.json"
+    if not out.is_file():
+        if time.monotonic() > until:
+            return None
+        with tempfile.TemporaryDirectory(prefix="fidelity-") as scratch:
+            _start(cell, folder, out, Path(scratch))
+    told = json.loads(out.read_text())
+    if not told["is_possible"]:
+        return None
+    figures = judge(np.load(out.with_suffix(".npy")), folder)
+    print(f"{cell.task} {cell.seed} {cell.bits.name} {cell.method}: {figures}, {told}",
+          file=sys.stderr)  # fmt: skip
+    return figures
+
+
+def _start(cell: Wanted, folder: Path, out: Path, scratch: Path) -> None:
+    mean, std = tasks.PREPROCESSING.get(cell.task, tasks.FASHION)
+    job = {
+        "model": str(folder / "model.onnx"), "calibration": str(folder / "calibration.npy"),
+        "judged": str(folder / "judged.npy"), "bits": asdict(cell.bits), "mean": mean, "std": std,
+        "edges": tasks.EDGES[cell.task], "out": str(out),
+    }  # fmt: skip
+    path = scratch / "job.json"
+    path.write_text(json.dumps(job))
+    python = str(interpreter(f"ptq_{cell.method}", PINS[cell.method]))
+    done = subprocess.run(
+        [python, "-m", "peers.ptq", cell.method, str(path)],
+        env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{cell} failed:\n{done.stderr[-3000:]}")
+
+
+def judge(logits: np.ndarray, folder: Path) -> dict[str, float]:
+    """How far from the float network: see the module."""
+    exact = np.load(folder / "float.npy").astype(np.float64)
+    given = logits.astype(np.float64)
+    log_p, log_q = _log_softmax(exact), _log_softmax(given)
+    answers, right = given.argmax(1), exact.argmax(1)
+    labels = folder / "labels.npy"
+    truth = np.load(labels) if labels.is_file() else right
+    return {
+        "kl": 1000 * float((np.exp(log_p) * (log_p - log_q)).sum(1).mean()),
+        "error": float(np.linalg.norm(given - exact) / np.linalg.norm(exact)),
+        "drop": 100 * float((right == truth).mean() - (answers == truth).mean()),
+    }
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+Results = dict[tuple[str, Bits], dict[str, list[dict[str, float]]]]
+
+
+def table(results: Results, methods: list[str]) -> str:
+    """Markdown: the best of a row by each figure in bold, and whether ours is ahead by it."""
+    columns = ["network", "row", *methods, "ahead in KL?", "ahead in answers?"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for (task, bits), cells in results.items():
+        kl, drop = (
+            {method: statistics.mean(of[key] for of in values) for method, values in cells.items()}
+            for key in ("kl", "drop")
+        )
+        shown = [_shown(cells.get(method), method, kl, drop) for method in methods]
+        line = [task, bits.name, *shown, _verdict(kl), _verdict(drop)]
+        lines.append(f"| {' | '.join(line)} |")
+    return "\n".join(lines)
+
+
+def _shown(
+    values: list[dict[str, float]] | None,
+    method: str,
+    kl: dict[str, float],
+    drop: dict[str, float],
+) -> str:
+    if not values:
+        return ""
+    first = _bold(f"{kl[method]:.1f}", kl[method] == min(kl.values()))
+    second = f"{drop[method]:+.2f}"
+    if len(values) > 1:
+        spread = statistics.stdev(of["drop"] for of in values) / math.sqrt(len(values))
+        second += f" ± {spread:.2f}"
+    return f"{first} · {_bold(second, drop[method] == min(drop.values()))}"
+
+
+def _bold(text: str, is_best: bool) -> str:
+    return f"**{text}**" if is_best else text
+
+
+def _verdict(means: dict[str, float]) -> str:
+    peers = {method: mean for method, mean in means.items() if method != "ours"}
+    if "ours" not in means:
+        return ""
+    if not peers:
+        return "no peer does it"
+    first = min(peers, key=lambda method: peers[method])
+    if means["ours"] == peers[first]:
+        return f"even with {first}"
+    return "yes" if means["ours"] < peers[first] else f"no: {first}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--bits", nargs="+", type=int, default=[8, 4, 3])
+    parser.add_argument("--scales", nargs="+", choices=("filter", "tensor"),
+                        default=["filter", "tensor"])  # fmt: skip
+    parser.add_argument("--data", nargs="+", choices=("data", "none"), default=["data", "none"])
+    parser.add_argument("--methods", nargs="+", choices=PINS, default=list(PINS))
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start nothing after")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=CACHE / "fidelity")
+    parser.add_argument("--list", action="store_true", help="show what would run")
+    arguments = parser.parse_args()
+    cells = list(wanted(arguments))
+    if arguments.list:
+        print("\n".join(f"{c.task} {c.seed} {c.bits.name} {c.method}" for c in cells))
+        return
+    keys = dict.fromkeys((cell.task, cell.seed) for cell in cells)
+    folders = {key: task_folder(*key, arguments.out) for key in keys}
+    for method in arguments.methods:
+        interpreter(f"ptq_{method}", PINS[method])
+    results: Results = {}
+    until = time.monotonic() + 60 * arguments.minutes
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        found = pool.map(lambda cell: run(cell, folders[cell.task, cell.seed], until), cells)
+        for cell, figures in zip(cells, found, strict=True):
+            row = results.setdefault((cell.task, cell.bits), {})
+            if figures is not None:
+                row.setdefault(cell.method, []).append(figures)
+    print(table(results, arguments.methods))
+    for (task, seed), folder in folders.items():
+        if task != tasks.PHOTOS:
+            answers = np.load(folder / "float.npy").argmax(1)
+            share = (answers == np.load(folder / "labels.npy")).mean()
+            print(f"\n{task}, seed {seed}: float {100 * share:.2f}%")
+
+
+if __name__ == "__main__":
+    main()
