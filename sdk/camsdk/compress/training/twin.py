@@ -186,6 +186,7 @@ class Twin:
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         nodes = {node.name or node.output[0]: node for node in model.graph.node}
+        held = {tensor.name: tensor for tensor in model.graph.initializer}
         for name, node_name in self.layer_of.items():
             node, module = nodes[node_name], self.module.get_submodule(name)
             for index, value in stored_values(node, module).items():
@@ -193,7 +194,10 @@ class Twin:
                 while len(node.input) <= index:
                     node.input.append("")
                 node.input[index] = own
-                model.graph.initializer.append(numpy_helper.from_array(value, own))
+                if own in held:  # the model had been trained before
+                    held[own].CopyFrom(numpy_helper.from_array(value, own))
+                else:
+                    model.graph.initializer.append(numpy_helper.from_array(value, own))
             for attribute in node.attribute:
                 if attribute.name == "group":
                     # A depthwise convolution that has lost filters.

@@ -1,0 +1,206 @@
+"""A small detector through the whole tool: rounded, pruned, trained, within a budget, killed."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from camsdk.compress import compressing
+from camsdk.compress.compressing import Compressed, compress
+from camsdk.compress.footage import open_footage
+from camsdk.compress.graph.layers import list_layers
+from camsdk.compress.options import (
+    Budget,
+    CodeSet,
+    CompressOptions,
+    DistillOptions,
+    Filter,
+    NOfM,
+    PruneOptions,
+    QuantizeOptions,
+    WeightOptions,
+)
+from camsdk.compress.packaging import PACKED_MEMBER
+from camsdk.errors import InvalidInput
+from support import compress_child
+from support.clips import scene, write_video
+from support.compress_child import OPTIONS, run
+from support.small_detector import small_detector
+
+SHORT = replace(OPTIONS, train=replace(OPTIONS.train, epochs=3))
+ROUNDED = replace(OPTIONS, train=None)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("clip") / "yard.avi", scene(160, 96, 24))
+
+
+def content(made: Compressed) -> dict[str, object]:
+    """All that an artifact says and holds, but for when it was made and how fast it was."""
+    manifest = made.draft.manifest.model_dump()
+    del manifest["created_timestamp_s"]
+    for name in ("cpu_ms", "reference_cpu_ms"):
+        del manifest["metrics"][name]
+    return {"manifest": manifest, "members": dict(made.draft.members)}
+
+
+def test_a_killed_training_goes_on_to_the_same_artifact(clip: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    counted: list[int] = []
+    expected = run(clip, None, on_progress=lambda done, total: counted.append(done))
+    script = Path(compress_child.__file__)
+    child = subprocess.Popen(
+        [sys.executable, str(script), str(clip), str(work)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    for line in child.stdout:
+        if list(work.glob("*.camtrain")):
+            break
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    reached = int(line.split()[1])
+    child.stdout.close()
+    assert 0 < reached < 1000
+    (checkpoint,) = work.glob("*.camtrain")
+    resumed: list[int] = []
+    made = run(clip, work, on_progress=lambda done, total: resumed.append(done))
+    assert content(made) == content(expected)
+    assert made.checkpoints == (checkpoint,)
+    assert made.facts.history["loss"] == expected.facts.history["loss"]
+    assert len(resumed) < len(counted)  # the steps before the kill were not taken again
+
+
+def test_another_command_never_takes_up_a_checkpoint(clip: Path, tmp_path: Path) -> None:
+    train = replace(SHORT.train, epochs=1)
+    options = (
+        replace(SHORT, train=train),
+        replace(SHORT, train=replace(train, learning_rate=0.02)),
+        replace(SHORT, train=train, prune=PruneOptions(0.6)),
+    )
+    used = {run(clip, tmp_path, of).checkpoints for of in options}
+    assert len(used) == 3
+    assert sorted(path for (path,) in used) == sorted(tmp_path.iterdir())
+
+
+def test_both_ways_are_told_of_and_the_better_is_kept(clip: Path) -> None:
+    made = run(clip, None)
+    by_rounding, by_training = (made.agreements[w].ap50["all"] for w in ("rounding", "training"))
+    assert by_rounding != by_training
+    better = "training" if by_training > by_rounding else "rounding"
+    assert made.kept == better
+    assert made.agreement == made.agreements[better]
+    manifest = made.draft.manifest
+    assert manifest.metrics["ap50_vs_reference_all_rounding"] == by_rounding
+    assert manifest.metrics["ap50_vs_reference_all"] == max(by_rounding, by_training)
+    assert manifest.lineage.options["kept"] == better
+    assert manifest.lineage.options["train_epochs"] == "30"
+    assert manifest.lineage.options["sparsity"] == "0.5"
+    assert made.facts.accuracy["AP50 against float, all, rounding"] == by_rounding
+    assert len(made.facts.history["loss"]) == 30
+
+
+def test_a_training_that_does_harm_is_not_kept(clip: Path) -> None:
+    train = replace(SHORT.train, learning_rate=3.0, warm_up=0.0)
+    made = run(clip, None, replace(SHORT, quantize=QuantizeOptions(), prune=None, train=train))
+    assert made.agreements["training"].ap50["all"] < made.agreements["rounding"].ap50["all"]
+    assert made.kept == made.draft.manifest.lineage.options["kept"] == "rounding"
+    assert made.facts.history["loss"]
+
+
+@pytest.mark.parametrize("pattern", [NOfM(2, 4), None])
+def test_without_data_weights_are_pruned_too(pattern: NOfM | None) -> None:
+    prune = PruneOptions(0.5, pattern) if pattern else PruneOptions(0.8)
+    made = compress(small_detector(), None, CompressOptions(prune=prune))
+    assert made.agreement is None
+    assert made.facts.sparsity == pytest.approx(prune.sparsity, abs=0.03)
+    options = made.draft.manifest.lineage.options
+    assert options["granularity"] == ("2:4" if pattern else "element")
+    assert options["calibration_inputs"] == "0"
+    assert "kept" not in options
+
+
+def test_filters_are_removed_and_what_is_left_is_quantized(clip: Path) -> None:
+    prune = PruneOptions(0.4, Filter())
+    made = run(clip, None, replace(SHORT, prune=prune))
+    weights = sum(np.prod(layer.shape) for layer in made.facts.layers)
+    model = onnx.load_from_string(small_detector().model)
+    before = sum(np.prod(layer.shape) for layer in list_layers(model))
+    assert weights < 0.65 * before
+    assert made.draft.manifest.precision == "w3a8"
+    assert made.draft.manifest.lineage.options["granularity"] == "filter"
+
+
+def test_inner_features_may_be_learned_too(clip: Path) -> None:
+    plain = run(clip, None, SHORT)
+    distilled = run(clip, None, replace(SHORT, distill=DistillOptions(logits=0.0, features=1.0)))
+    assert plain.facts.history["loss"] != distilled.facts.history["loss"]
+    assert distilled.draft.manifest.lineage.options["distill_features"] == "1"
+
+
+@pytest.fixture(scope="module")
+def unpruned(clip: Path) -> Iterator[Compressed]:
+    yield run(clip, None, CompressOptions())
+
+
+def test_a_budget_of_bytes_is_met_by_the_packed_file(clip: Path, unpruned: Compressed) -> None:
+    limit = 0.75 * len(unpruned.draft.members[PACKED_MEMBER])
+    made = run(clip, None, CompressOptions(budget=Budget("bytes", limit)))
+    assert 0.8 * limit < len(made.draft.members[PACKED_MEMBER]) <= limit
+    assert len({layer.bit_width for layer in made.facts.layers}) > 1
+    assert made.draft.manifest.lineage.options["max_bytes"] == f"{limit:.10g}"
+    assert "w8a8" in made.draft.manifest.lineage.options["layers"]
+
+
+def test_a_budget_of_work_is_met_by_zeros(clip: Path, unpruned: Compressed) -> None:
+    limit = 0.5 * unpruned.facts.macs
+    budget = Budget("macs", limit, bit_widths=(7,))
+    made = run(clip, None, CompressOptions(prune=PruneOptions(0.0), budget=budget))
+    assert made.facts.nonzero_macs <= limit * 1.01
+    assert {layer.bit_width for layer in made.facts.layers} == {7}
+    assert made.draft.manifest.lineage.options["layer_sparsity"]
+
+
+def test_a_budget_that_cannot_be_met_names_the_nearest_that_can(clip: Path) -> None:
+    with pytest.raises(InvalidInput, match="cannot be reached") as caught:
+        run(clip, None, CompressOptions(budget=Budget("bytes", 100)))
+    assert "the smallest budget that these choices can meet is" in caught.value.hint
+    far = Budget("latency", 1.0, "fpga")
+    with pytest.raises(InvalidInput, match="how long layers take on fpga is not known"):
+        run(clip, None, CompressOptions(budget=far))
+
+
+def test_what_does_not_go_together_is_refused_before_any_work(clip: Path) -> None:
+    source, footage = small_detector(), open_footage(clip)
+    for options, data, message in (
+        (SHORT, None, "no data to train on"),
+        (replace(ROUNDED, prune=PruneOptions(0.5, Filter())), footage, "whole filters"),
+        (replace(ROUNDED, quantize=None), footage, "an artifact of the fleet is quantized"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            compress(source, data, options)
+    spec = source.manifest.output.model_copy(update={"decoder": "boxes-scores-classes"})
+    other = replace(source, manifest=source.manifest.model_copy(update={"output": spec}))
+    with pytest.raises(InvalidInput, match="boxes-scores-classes outputs") as caught:
+        compress(other, footage, SHORT)
+    assert "nanodet-gfl" in caught.value.hint
+
+
+def test_the_count_never_falls_and_reaches_the_end(clip: Path) -> None:
+    counted: list[tuple[int, int]] = []
+    run(clip, None, SHORT, on_progress=lambda done, total: counted.append((done, total)))
+    assert counted == sorted(counted)
+    assert counted[-1] == (1000, 1000)
+
+
+def test_8_bits_are_7_where_x86_may_be_among_the_devices() -> None:
+    assert compressing.storage_bits(8, ("cpu-aarch64", "cpu-x86_64")) == 7
+    assert compressing.storage_bits(8, ("cpu-aarch64",)) == 8
+    assert compressing.storage_bits(4, ("cpu-x86_64",)) == 4
+    assert WeightOptions(CodeSet(7)).code_set.largest == 63
