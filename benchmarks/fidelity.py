@@ -88,16 +88,21 @@ def wanted(arguments: argparse.Namespace) -> Iterator[Wanted]:
 def task_folder(task: str, seed: int, out: Path) -> Path:
     """Its model, inputs and float logits; made if they are not there."""
     code = [FOLDER / "peers" / f"{name}.py" for name in ("tasks", "photos", "efficientnet_lite")]
-    if task == tasks.PHOTOS:
-        state = assets.pull("efficientnet-lite0.pth")
-    else:
-        states = CACHE / "compression"
-        states.mkdir(parents=True, exist_ok=True)
-        state = compression.pretrained(task, seed, states)
+    state = _state(task, seed)
     folder = out / f"{task}-{seed}-{digest([*code, state])}"
     if not (folder / "float.npy").is_file():
         tasks.make(task, seed, state, folder)
     return folder
+
+
+def _state(task: str, seed: int) -> Path:
+    """Any float network of that name and seed will do: what is made of it has its digest."""
+    if task == tasks.PHOTOS:
+        return assets.pull("efficientnet-lite0.pth")
+    states = CACHE / "compression"
+    states.mkdir(parents=True, exist_ok=True)
+    there = sorted(states.glob(f"{task}-{seed}-*.pt"), key=lambda path: path.stat().st_mtime)
+    return there[0] if there else compression.pretrained(task, seed, states)
 
 
 @cache
