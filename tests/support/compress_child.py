@@ -1,6 +1,6 @@
 """A small compression with training, in a process of its own, to be killed.
 
-python compress_child.py CLIP WORK: prints ``at N`` with every step of the progress.
+python compress_child.py CLIP WORK: prints ``training`` in the middle of it, then waits.
 """
 
 import sys
@@ -27,7 +27,7 @@ from support.small_detector import small_detector
 OPTIONS = CompressOptions(
     QuantizeOptions(WeightOptions(CodeSet(3))),
     PruneOptions(0.5),
-    train=TrainOptions(epochs=30, batch_size=2, learning_rate=0.01, checkpoint_every_s=0.0),
+    train=TrainOptions(epochs=12, batch_size=2, learning_rate=0.01, checkpoint_every_s=0.0),
 )
 
 
@@ -45,8 +45,20 @@ def run(
     )
 
 
+def stop_in_training(work: Path) -> OnProgress:
+    """Says so and waits to be killed, a dozen steps after the first checkpoint."""
+    steps: list[int] = []
+
+    def tell(done: int, total: int) -> None:
+        if list(work.glob("*.camtrain")):
+            steps.append(done)
+        if len(steps) == 12:
+            print("training", flush=True)
+            sys.stdin.read()
+
+    return tell
+
+
 if __name__ == "__main__":
-    run(
-        Path(sys.argv[1]), Path(sys.argv[2]),
-        on_progress=lambda done, total: print("at", done, flush=True),
-    )  # fmt: skip
+    folder = Path(sys.argv[2])
+    run(Path(sys.argv[1]), folder, on_progress=stop_in_training(folder))

@@ -1,6 +1,7 @@
 """A detector of a few thousand weights, with a head that a training can imitate."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ def small_detector(seed: int = 0) -> Draft:
     rng = np.random.default_rng(seed)
     values: dict[str, np.ndarray] = {"n": np.array([2, 8])}
     nodes, tensor = [], "x"
-    for index, (inputs, filters) in enumerate(zip(_WIDTHS, _WIDTHS[1:], strict=False)):
+    for index, (inputs, filters) in enumerate(pairwise(_WIDTHS)):
         fan = 9 * inputs
         values[f"w{index}"] = rng.normal(size=(filters, inputs, 3, 3)) * np.sqrt(2 / fan)
         values[f"b{index}"] = rng.normal(size=filters) / 4

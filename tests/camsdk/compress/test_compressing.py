@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,25 +55,21 @@ def test_a_killed_training_goes_on_to_the_same_artifact(clip: Path, tmp_path: Pa
     counted: list[int] = []
     expected = run(clip, None, on_progress=lambda done, total: counted.append(done))
     script = Path(compress_child.__file__)
-    child = subprocess.Popen(
-        [sys.executable, str(script), str(clip), str(work)], stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout is not None
-    for line in child.stdout:
-        if list(work.glob("*.camtrain")):
-            break
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    reached = int(line.split()[1])
-    child.stdout.close()
-    assert 0 < reached < 1000
+    command = [sys.executable, str(script), str(clip), str(work)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "training\n"
+        child.send_signal(signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
     (checkpoint,) = work.glob("*.camtrain")
     resumed: list[int] = []
     made = run(clip, work, on_progress=lambda done, total: resumed.append(done))
     assert content(made) == content(expected)
     assert made.checkpoints == (checkpoint,)
     assert made.facts.history["loss"] == expected.facts.history["loss"]
-    assert len(resumed) < len(counted)  # the steps before the kill were not taken again
+    assert len(resumed) <= len(counted) - 11  # steps before the kill were not taken again
 
 
 def test_another_command_never_takes_up_a_checkpoint(clip: Path, tmp_path: Path) -> None:
@@ -100,10 +95,10 @@ def test_both_ways_are_told_of_and_the_better_is_kept(clip: Path) -> None:
     assert manifest.metrics["ap50_vs_reference_all_rounding"] == by_rounding
     assert manifest.metrics["ap50_vs_reference_all"] == max(by_rounding, by_training)
     assert manifest.lineage.options["kept"] == better
-    assert manifest.lineage.options["train_epochs"] == "30"
+    assert manifest.lineage.options["train_epochs"] == "12"
     assert manifest.lineage.options["sparsity"] == "0.5"
     assert made.facts.accuracy["AP50 against float, all, rounding"] == by_rounding
-    assert len(made.facts.history["loss"]) == 30
+    assert len(made.facts.history["loss"]) == 12
 
 
 def test_a_training_that_does_harm_is_not_kept(clip: Path) -> None:
@@ -145,8 +140,8 @@ def test_inner_features_may_be_learned_too(clip: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def unpruned(clip: Path) -> Iterator[Compressed]:
-    yield run(clip, None, CompressOptions())
+def unpruned(clip: Path) -> Compressed:
+    return run(clip, None, CompressOptions())
 
 
 def test_a_budget_of_bytes_is_met_by_the_packed_file(clip: Path, unpruned: Compressed) -> None:
