@@ -1,13 +1,19 @@
 """``camctl model compress|evaluate``: drafts in, drafts out, figures, a page to read."""
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from camsdk.artifact.bundle import read_unverified
+from camsdk.artifact.bundle import pack, read_unverified
+from camsdk.cli.compress_options import DEFAULT_EPOCHS, Wishes
+from camsdk.compress.options import Block, CodeSet, Filter, NOfM
 from support.artifacts import make_bundle
+from support.clips import scene, write_video
+from support.small_detector import small_detector
 
 if TYPE_CHECKING:
     from conftest import Camctl
@@ -21,6 +27,138 @@ def test_bits_that_do_not_exist_are_wrong_usage(camctl: "Camctl", tmp_path: Path
     wide = camctl("model", "compress", draft, "--bits", "6", "--codes", "power-of-two", "--json")
     assert wide.code == 1
     assert wide.json["error"]["reason"] == "invalid-input"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A float detector of a few thousand weights."""
+    draft, path = small_detector(), tmp_path / "small.cam"
+    path.write_bytes(pack(draft.manifest, draft.members, None))
+    return path
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "yard.avi", scene(160, 96, 24))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        ("--sparsity 1.0", "sparsity 1.0 is out of range", "0 to below 1"),
+        ("--granularity 2:4 --sparsity 0.6", "is a sparsity of 0.5, not 0.6", "0.5"),
+        ("--granularity 4x1", "prunes nothing by itself", "--sparsity"),
+        ("--granularity rows", "'rows' is no granularity", "filter"),
+        ("--granularity filter --sparsity 0.5", "whole filters are removed", "epochs"),
+        ("--max-bytes 9 --max-macs 9", "only one budget", "one of"),
+        ("--max-ms 1", "milliseconds are those of one device", "--device"),
+        ("--max-bytes 9", "9 bytes cannot be reached", "smallest budget"),
+        ("--data none --epochs 2", "no data to train on", "set epochs to 0"),
+        ("--learning-rate 0.1", "nothing is trained", "--epochs"),
+    ],
+)
+def test_options_that_do_not_go_together_say_what_does(
+    camctl: "Camctl", small: Path, arguments: str, message: str, hint: str
+) -> None:
+    outcome = camctl("model", "compress", small, *arguments.split(), "--json")
+    assert outcome.code == 1
+    error = outcome.json["error"]
+    assert error["reason"] == "invalid-input"
+    assert message in error["message"]
+    assert hint in error["hint"]
+
+
+def test_a_training_without_torch_names_the_extra(
+    camctl: "Camctl", small: Path, yard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    few = ("--data", yard, "--calibration", "4", "--evaluation", "4")
+    error = camctl("model", "compress", small, *few, "--bits", "3", "--json").json["error"]
+    assert error["message"] == "torch is not installed, which this command needs"
+    assert "pip install 'camplatform[compress]'" in error["hint"]
+
+
+def test_low_bits_with_data_are_trained_and_told_of(
+    camctl: "Camctl", small: Path, yard: Path, tmp_path: Path
+) -> None:
+    work, out = tmp_path / "work", tmp_path / "made.cam"
+    few = ("--calibration", "4", "--evaluation", "4", "--epochs", "3", "--learning-rate", "0.01")
+    made = camctl(
+        "model", "compress", small, "--bits", "3", "--sparsity", "0.5", "--granularity", "4x1",
+        "--data", yard, *few, "--work", work, "-o", out, "--json",
+    ).json  # fmt: skip
+    assert made["precision"] == "w3a8"
+    assert made["ap50_all"] == max(made["ap50_all_by_rounding"], made["ap50_all_by_training"])
+    assert list(work.iterdir()) == []  # the artifact is there, the checkpoint is not
+    manifest = read_unverified(out.read_bytes()).manifest
+    told = manifest.lineage.options
+    assert (told["granularity"], told["sparsity"], told["train_epochs"]) == ("4x1", "0.5", "3")
+    assert told["kept"] in ("rounding", "training")
+    facts = json.loads(out.with_suffix(".json").read_text())
+    assert len(facts["history"]["loss"]) == 3
+    assert 0.5 <= facts["sparsity"] < 0.7  # of those that stay some round to 0
+
+
+WISHES = Wishes(
+    has_data=True, is_trainable=True, hardware=("cpu-x86_64",), bits=None, activation_bits=8,
+    codes="uniform", rounding="gptq", float_layers=(), sparsity=None, granularity="element",
+    importance="taylor-1", epochs=None, learning_rate=None, batch_size=4, distill_features=0.0,
+    max_bytes=None, max_macs=None, max_ms=None,
+)  # fmt: skip
+
+
+def test_what_is_hard_is_trained_by_default_where_there_is_data() -> None:
+    hard = (
+        replace(WISHES, bits=3),
+        replace(WISHES, activation_bits=4),
+        replace(WISHES, sparsity=0.3),
+        replace(WISHES, granularity="2:4"),
+        replace(WISHES, max_bytes=1000),
+    )
+    for wishes in hard:
+        train = wishes.as_options().train
+        assert train is not None
+        assert train.epochs == DEFAULT_EPOCHS
+        assert replace(wishes, has_data=False).as_options().train is None
+        assert replace(wishes, is_trainable=False).as_options().train is None
+        assert replace(wishes, epochs=0.0).as_options().train is None
+    for easy in (WISHES, replace(WISHES, bits=4)):
+        assert easy.as_options().train is None
+        train = replace(easy, epochs=2.0, learning_rate=0.5, distill_features=3.0).as_options()
+        assert train.train is not None
+        assert (train.train.epochs, train.train.learning_rate) == (2.0, 0.5)
+        assert train.distill is not None
+        assert (train.distill.logits, train.distill.features) == (0.0, 3.0)
+
+
+def test_what_is_given_is_fixed_under_a_budget_and_the_rest_is_found() -> None:
+    size = replace(WISHES, max_bytes=1000).as_options().budget
+    assert size is not None
+    assert size.bit_widths == (2, 3, 4, 6, 7)  # 8 are 7 on x86
+    assert len(size.sparsities) > 1
+    fixed = replace(WISHES, max_bytes=1000, bits=4, sparsity=0.5).as_options().budget
+    assert fixed is not None
+    assert (fixed.bit_widths, fixed.sparsities) == ((4,), (0.5,))
+    work = replace(WISHES, max_macs=1e6, hardware=("cpu-aarch64",)).as_options().budget
+    assert work is not None
+    assert (work.kind, work.bit_widths) == ("macs", (8,))
+    time = replace(WISHES, max_ms=2.5).as_options().budget
+    assert time is not None
+    assert (time.kind, time.limit, time.device) == ("latency", 2.5, "cpu-x86_64")
+
+
+def test_granularities_have_names() -> None:
+    def prune(**changes: object) -> object:
+        options = replace(WISHES, **changes).as_options()  # type: ignore[arg-type] # of the test
+        assert options.prune is not None
+        return options.prune.granularity
+
+    assert prune(granularity="2:4") == NOfM(2, 4)
+    assert prune(granularity="8x1", sparsity=0.5) == Block(8, 1)
+    assert prune(granularity="filter", sparsity=0.5) == Filter()
+    kept = replace(WISHES, bits=3, codes="power-of-two").as_options().quantize
+    assert kept is not None
+    assert kept.weights.code_set == CodeSet(3, "power-of-two")
 
 
 def test_a_missing_file_is_wrong_usage(camctl: "Camctl", tmp_path: Path) -> None:
