@@ -1,9 +1,8 @@
 """From a trained twin to what is exported: BatchNorm folded, codes kept, a range for every tensor.
 
-A training quantizes what enters a layer and leaves the rest, such as the sums of a residual
-network, in float; integer kernels need ranges there too, which are found at 8 bits from inputs.
-Where a tensor enters a layer with fewer bits and something else reads it as well, the layer gets a
-copy of its own, so that the others still read what they were trained on.
+The ranges are those of the layers' inputs and of the joints between them. What has neither, because
+activations were not quantized while training, gets the extremes of given inputs at 8 bits. Where a
+tensor enters a layer with fewer bits than it has for others, the layer gets a copy of its own.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -53,6 +52,9 @@ def fold(
     calibration: Iterable[Tensor],
 ) -> Folded:
     """Fold BatchNorm into codes and scales and find the ranges that are missing.
+
+    Biases move to multiples of input times weight step, in the twin as well: from then on it
+    computes what is exported, up to the order of float sums.
 
     Args:
         twin: Trained; its method has finished.
@@ -179,10 +181,9 @@ def _settle_biases(
     weights: Mapping[str, CodedTensor],
     activations: Mapping[str, ActivationRange],
 ) -> None:
-    """Move biases to multiples of input times weight step, in the model and in the twin.
+    """As integer kernels add them to their sums.
 
-    Integer kernels add them to sums of such products; at 1 and 2 bits those steps are coarse
-    enough to change what follows.
+    At 1 and 2 bits a step of these sums is coarse enough to change what follows.
     """
     held = {tensor.name: tensor for tensor in model.graph.initializer}
     for layer in list_layers(model):
