@@ -218,7 +218,7 @@ class _Run:
         candidates = {"rounding": rounded}
         if self._options.train is not None:
             candidates["training"] = self._trained(optimised.model, model, plan)
-        return self._finished(candidates, optimised.report)
+        return self._finished(candidates, optimised.report, few)
 
     def _without_filters(self, model: onnx.ModelProto) -> onnx.ModelProto:
         prune = self._options.prune
@@ -309,7 +309,9 @@ class _Run:
         if checkpoint is not None:
             self._checkpoints.append(checkpoint)
 
-    def _finished(self, candidates: Mapping[str, Candidate], optimised: Report) -> Compressed:
+    def _finished(
+        self, candidates: Mapping[str, Candidate], optimised: Report, few: tuple[Floats, ...]
+    ) -> Compressed:
         material = self._material
         kept = self._best_of(candidates)
         best = candidates[kept]
@@ -323,7 +325,13 @@ class _Run:
                         metric = {f"ap50_vs_reference_all_{way}": candidate.score}
                         draft = with_metrics(draft, metric)
         facts = collect_facts(
-            material.source, draft, optimised, best.made, best.agreement, self._steps.durations
+            material.source,
+            draft,
+            optimised,
+            best.made,
+            best.agreement,
+            self._steps.durations,
+            inputs=few,
         )
         facts = _of_training(facts, candidates)
         if material.footage is not None and material.split is not None:

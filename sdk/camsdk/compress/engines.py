@@ -83,7 +83,7 @@ def is_installed(engine: Engine) -> bool:
 
 
 def time_engines(
-    entries: Sequence[Entry], tensor: Array, *, runs: int = 20, budget_s: float = 10.0
+    entries: Sequence[Entry], tensor: Array, *, runs: int = 15, budget_s: float = 10.0
 ) -> tuple[Timing, ...]:
     """Time all models on one input.
 

@@ -21,7 +21,9 @@ from typing import Any, Final
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
+from camsdk.compress.importers.dequantize import without_quantization
 from camsdk.compress.sessions import Array, Session
 from camsdk.errors import InvalidInput, NotFound, UnsupportedModel
 
@@ -106,6 +108,35 @@ def export_mnn(
         small = work.convert("quantized.mnn", _arguments(options))
         error = work.compare(small, limit)
         return MnnExport(small.read_bytes(), error, float_error)
+
+
+def from_quantized(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int | None]:
+    """What ``export_mnn`` takes of a model in QDQ form.
+
+    Args:
+        model: In QDQ form or in float; not changed.
+
+    Returns:
+        The model in float, each coded weight being the float that it stands for, roundings of
+        activations left out; and the bits in which MNN holds every code, None where there are none.
+
+    Raises:
+        UnsupportedModel: Something is computed in integers.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    largest = 0
+    for node in model.graph.node:
+        tensor = stored.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if tensor is not None and len(tensor.dims) > 1:
+            codes = numpy_helper.to_array(tensor).astype(np.int64)
+            zero = stored.get(node.input[2]) if len(node.input) > 2 else None
+            if zero is not None and not zero.dims:
+                codes = codes - int(numpy_helper.to_array(zero))
+            largest = max(largest, int(np.abs(codes).max(initial=0)))
+    bits = max(2, largest.bit_length() + 1) if largest else None
+    return without_quantization(result), bits
 
 
 def _arguments(options: MnnOptions) -> list[str]:

@@ -3,10 +3,11 @@
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from camsdk.artifact.bundle import pack
 from camsdk.artifact.decode import decode
@@ -23,6 +24,7 @@ from camsdk.compress.packaging import PACKED_MEMBER, Draft
 from camsdk.compress.ptq.synthetic import synthesise
 from camsdk.compress.report.drawing import boxed
 from camsdk.compress.report.facts import LayerFacts, RunFacts, Sample, histogram
+from camsdk.compress.report.probes import Probes, probe
 from camsdk.compress.sessions import Array, Session
 from camsdk.vision.frames import Frame
 
@@ -32,7 +34,7 @@ _FEW: Final = 4
 
 def few_inputs(
     source: Draft, footage: Footage | None, frames: Sequence[int], seed: int = 0
-) -> tuple[Array, ...]:
+) -> tuple[NDArray[Any], ...]:
     """Four inputs of the model: of these frames, evenly spaced, or made up without footage."""
     spec = source.manifest.input
     if footage is not None:
@@ -50,8 +52,9 @@ def collect_facts(
     made: CodedModel,
     agreement: Agreement | None,
     durations: Mapping[str, float],
+    inputs: Sequence[Array] = (),
 ) -> RunFacts:
-    """All facts but the samples.
+    """All facts but the samples; layers and engines are measured where there are inputs.
 
     Args:
         source, draft: The float artifact and the compressed one.
@@ -59,7 +62,11 @@ def collect_facts(
         made: What the compressed one was emitted from.
         agreement: None where there was nothing to compare on.
         durations: Seconds by step.
+        inputs: See ``few_inputs``.
     """
+    probes = Probes({}, (), {})
+    if inputs:
+        probes = probe(source, draft, made, inputs, sum(durations.values()))
     sizes = {
         "float model": len(source.model),
         "model as devices run it": len(draft.model),
@@ -67,26 +74,31 @@ def collect_facts(
         "artifact, unsigned": len(pack(draft.manifest, draft.members, None)),
     }
     accuracy: dict[str, float] = {}
-    latency: dict[str, float] = {}
     if agreement is not None:
         accuracy = {f"AP50 against float, {name}": ap for name, ap in agreement.ap50.items()}
-        latency = {
-            "onnxruntime, float": agreement.reference_ms,
-            "onnxruntime, compressed": agreement.candidate_ms,
-        }
+        accuracy = {name: value for name, value in accuracy.items() if np.isfinite(value)}
     return RunFacts(
         source=source.manifest.reference,
         result=draft.manifest.reference,
         options=draft.manifest.lineage.options,
-        layers=layer_facts(made.model, made.weights, made.activations, made.noise, {}),
+        layers=layer_facts(
+            made.model, made.weights, made.activations, made.noise, probes.sensitivity
+        ),
         sizes_bytes=sizes,
-        accuracy={name: value for name, value in accuracy.items() if np.isfinite(value)},
-        latency_ms=latency,
-        duration_s=durations,
+        accuracy=accuracy,
+        accuracy_before=dict.fromkeys(accuracy, 1.0),
+        latency=probes.latency,
+        duration_s={**durations, **probes.duration_s},
         peak_rss_bytes=peak_rss_bytes(),
         optimised=optimised,
+        probe_inputs=_told(inputs, agreement),
         history={"loss": made.history} if made.history else {},
     )
+
+
+def _told(inputs: Sequence[Array], agreement: Agreement | None) -> str:
+    kind = "made-up pictures" if agreement is None else "calibration frames"
+    return f"{len(inputs)} {kind}" if inputs else ""
 
 
 def layer_facts(

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from camsdk.compress.engines import Timing
 from camsdk.compress.graph.optimise import Report
 
 HISTOGRAM_BINS: Final = 33
@@ -76,10 +77,14 @@ class RunFacts:
         source, result: References, ``name:version``.
         options: As text, by name.
         sizes_bytes: By what: the float model, the ONNX file, the packed file, the artifact.
-        accuracy: By figure, such as ``ap50_all``; against the float model unless named otherwise.
-        latency_ms: Median CPU milliseconds of an inference on one thread, by engine and model.
+        accuracy: By figure, of the compressed model.
+        accuracy_before: The same of the float model; 1 where it is what is compared with.
+        latency: Measured CPU time of an inference on one thread, by engine and model.
         duration_s: Wall time of each step of the run.
         peak_rss_bytes: Largest resident size of the process.
+        predicted_ms: Of an inference, by device, from a profile of it; never mixed with what was
+            measured.
+        probe_inputs: What layers and engines were measured on, in words.
         optimised: The graph before and after it was rewritten, and how exactly that was checked.
         history: Loss and rate over a training, by column; empty without one.
     """
@@ -90,10 +95,13 @@ class RunFacts:
     layers: tuple[LayerFacts, ...]
     sizes_bytes: Mapping[str, int]
     accuracy: Mapping[str, float]
-    latency_ms: Mapping[str, float]
+    latency: tuple[Timing, ...]
     duration_s: Mapping[str, float]
     peak_rss_bytes: int
     optimised: Report | None = None
+    accuracy_before: Mapping[str, float] = field(default_factory=dict)
+    predicted_ms: Mapping[str, float] = field(default_factory=dict)
+    probe_inputs: str = ""
     history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
 

@@ -1,80 +1,92 @@
 """The report as one HTML page that needs nothing else: no script, no font, no file beside it."""
 
-import base64
 import html
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from camsdk.compress.report import drawing
-from camsdk.compress.report.facts import LayerFacts, RunFacts, Sample
+from camsdk.compress.report import drawing, layer_table, measured
+from camsdk.compress.report.facts import RunFacts, Sample
+from camsdk.compress.report.style import STYLE
 
-_STYLE: Final = """
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #6b7686; --paper: #fff; --rail: #e8ecf1;
-  --fill: #7fb4e6; --line: #d9dfe7; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #98a4b5; --paper: #14181e;
-  --rail: #262d37; --fill: #35628f; --line: #2d3540; } }
-body { font: 14px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; } th, td { padding: .25rem .6rem; text-align: left;
-  border-bottom: 1px solid var(--line); vertical-align: middle; }
-th { color: var(--soft); font-weight: 500; } td.n { text-align: right;
-  font-variant-numeric: tabular-nums; }
-.cards { display: flex; flex-wrap: wrap; gap: .8rem; } .card { border: 1px solid var(--line);
-  border-radius: 6px; padding: .6rem 1rem; } .card b { display: block; font-size: 1.3rem; }
-.card span, p.soft { color: var(--soft); } .scroll { overflow-x: auto; }
-svg text { font-size: 11px; fill: var(--ink); } .rail { fill: var(--rail); }
-.fill, .bins rect { fill: var(--fill); }
-.curve polyline { fill: none; stroke: var(--fill); stroke-width: 2; }
-figure { margin: 0 0 1rem; display: inline-block; } img { max-width: 100%; border-radius: 4px; }
-figcaption { color: var(--soft); }
-"""
+_MEGA: Final = 1e6
+_WORTH_A_CARD: Final = 0.1
+"""Share of zeros; rounding alone makes some."""
 
 
 def to_html(facts: RunFacts) -> str:
     """The page, UTF-8."""
     title = f"{facts.source} to {facts.result}"
-    sections = (
-        f'<div class="cards">{_cards(facts)}</div>',
-        _table("Accuracy", facts.accuracy, "{:.4f}", "Without data nothing was compared."),
-        _table("CPU time of an inference, one thread, median ms", facts.latency_ms, "{:.2f}", ""),
-        _table("Size, bytes", facts.sizes_bytes, "{:,}", ""),
-        _training(facts.history),
-        _layers(facts.layers),
-        _samples(facts.samples),
-        _table("Options", facts.options, "{}", ""),
-        _table("Duration, seconds", facts.duration_s, "{:.1f}", ""),
-        f'<p class="soft">Largest resident size {facts.peak_rss_bytes / 2**20:.0f} MiB.</p>',
-    )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width">'
-        f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>{''.join(sections)}</html>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{STYLE}</style>{_header(facts)}{_cards(facts)}"
+        f'<div class="columns">{_accuracy(facts)}{_sizes(facts)}{measured.graph(facts)}'
+        f"{measured.latency(facts)}{measured.predicted(facts)}</div>{_samples(facts.samples)}"
+        f"{_training(facts.history)}"
+        f"{layer_table.layers(facts)}{layer_table.histograms(facts.layers)}"
+        f'<div class="columns">{_options(facts)}{_run(facts)}</div></html>\n'
+    )
+
+
+def _header(facts: RunFacts) -> str:
+    return (
+        f"<header><h1>{html.escape(facts.result)}</h1>"
+        f"<p>compressed from {html.escape(facts.source)}</p></header>"
     )
 
 
 def _cards(facts: RunFacts) -> str:
-    sizes = list(facts.sizes_bytes.values())
-    cards = {
-        "smaller": f"{max(sizes) / max(1, min(sizes)):.1f} x" if sizes else "-",
-        "weights that are zero": f"{facts.sparsity:.1%}",
-        "multiply-accumulates left": f"{facts.nonzero_macs / max(1, facts.macs):.1%}",
-        **{name: f"{value:.4f}" for name, value in list(facts.accuracy.items())[:3]},
-    }
-    return "".join(
-        f'<div class="card"><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>'
-        for name, value in cards.items()
+    """What a reader wants first: how much smaller, how much faster, how near."""
+    cards = []
+    if len(facts.sizes_bytes) > 1:
+        before, after = max(facts.sizes_bytes.values()), min(facts.sizes_bytes.values())
+        sizes = f"{_megabytes(before)} to {_megabytes(after)}"
+        cards.append((f"{before / max(1, after):.1f} x", "smaller", sizes))
+    cards += measured.speed_card(facts)
+    cards += [(f"{value:.3f}", name, "") for name, value in list(facts.accuracy.items())[:2]]
+    if facts.sparsity >= _WORTH_A_CARD:
+        left = f"{facts.nonzero_macs / max(1, facts.macs):.0%} of the multiply-accumulates left"
+        cards.append((f"{facts.sparsity:.0%}", "of the weights are zero", left))
+    drawn = "".join(
+        f'<div class="card"><b>{html.escape(figure)}</b><span>{html.escape(what)}</span>'
+        f"<small>{html.escape(more)}</small></div>"
+        for figure, what, more in cards
     )
+    return f'<div class="cards">{drawn}</div>'
 
 
-def _table(title: str, rows: Mapping[str, object], shape: str, otherwise: str) -> str:
-    if not rows:
-        return f"<h2>{html.escape(title)}</h2><p>{html.escape(otherwise)}</p>" if otherwise else ""
-    lines = "".join(
-        f'<tr><th>{html.escape(name)}</th><td class="n">{html.escape(shape.format(value))}</td>'
-        for name, value in rows.items()
+def _accuracy(facts: RunFacts) -> str:
+    if not facts.accuracy:
+        return (
+            "<section><h2>Accuracy</h2><p>Without data nothing was compared. The layers below "
+            "show what compression changed.</p></section>"
+        )
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th>"
+        f'<td class="n">{_figure(facts.accuracy_before.get(name))}</td>'
+        f'<td class="n">{value:.4f}</td></tr>'
+        for name, value in facts.accuracy.items()
     )
-    return f"<h2>{html.escape(title)}</h2><table>{lines}</table>"
+    head = '<tr><th></th><th class="n">float</th><th class="n">compressed</th></tr>'
+    return f"<section><h2>Accuracy</h2><table><thead>{head}</thead>{rows}</table></section>"
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _sizes(facts: RunFacts) -> str:
+    largest = max(facts.sizes_bytes.values(), default=1) or 1
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}{drawing.bar(size / largest)}</th>"
+        f'<td class="n" title="{size:,} bytes">{_megabytes(size)}</td></tr>'
+        for name, size in facts.sizes_bytes.items()
+    )
+    return f"<section><h2>Size</h2><table>{rows}</table></section>"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / _MEGA:.2f} MB" if size >= _MEGA / 100 else f"{size:,} bytes"
 
 
 def _training(history: Mapping[str, tuple[float, ...]]) -> str:
@@ -84,56 +96,41 @@ def _training(history: Mapping[str, tuple[float, ...]]) -> str:
         for name, values in history.items()
         if len(values) > 1
     )
-    return f"<h2>Training</h2>{drawn}" if drawn else ""
-
-
-def _layers(layers: Iterable[LayerFacts]) -> str:
-    layers = tuple(layers)
-    if not layers:
+    if not drawn:
         return ""
-    worst = max(layer.sensitivity or 0.0 for layer in layers) or 1.0
-    loudest = max(layer.noise_to_signal or 0.0 for layer in layers) or 1.0
-    most = max(layer.macs for layer in layers) or 1
-    head = (
-        "layer", "operator", "shape", "bits", "input bits", "zero", "MACs (M) and left",
-        "weight error", "noise to signal", "sensitivity", "weights", "codes",
-    )  # fmt: skip
-    rows = "".join(_layer(layer, worst, loudest, most) for layer in layers)
-    titles = "".join(f"<th>{name}</th>" for name in head)
-    return f'<h2>Layers</h2><div class="scroll"><table><tr>{titles}</tr>{rows}</table></div>'
-
-
-def _layer(layer: LayerFacts, worst: float, loudest: float, most: int) -> str:
-    left = layer.nonzero_macs / max(1, layer.macs)
-    cells = (
-        html.escape(layer.name),
-        html.escape(layer.operator),
-        "x".join(map(str, layer.shape)),
-        "float" if layer.bit_width is None else str(layer.bit_width),
-        "float" if layer.activation_bits is None else str(layer.activation_bits),
-        drawing.bar(layer.sparsity, f"{layer.sparsity:.1%}", width_px=80),
-        drawing.bar(layer.macs / most, f"{layer.macs / 1e6:.2f}, {left:.0%}"),
-        f"{layer.weight_error:.3f}",
-        _probed(layer.noise_to_signal, loudest),
-        _probed(layer.sensitivity, worst),
-        drawing.bins(layer.weights),
-        drawing.bins(layer.codes),
-    )
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-
-
-def _probed(value: float | None, largest: float) -> str:
-    return "" if value is None else drawing.bar(value / largest, f"{value:.2e}", width_px=80)
+    return f'<section><h2>Training</h2><div class="grid">{drawn}</div></section>'
 
 
 def _samples(samples: Iterable[Sample]) -> str:
     figures = "".join(
-        f"<figure>{_image(sample.before, 'before')} {_image(sample.after, 'after')}"
-        f"<figcaption>frame {sample.frame}: before, after</figcaption></figure>"
+        f'<div class="pair pictures"><figure>{drawing.image(sample.before, "float")}'
+        f"<figcaption>float, frame {sample.frame}</figcaption></figure>"
+        f"<figure>{drawing.image(sample.after, 'compressed')}"
+        f"<figcaption>compressed, frame {sample.frame}</figcaption></figure></div>"
         for sample in samples
     )
-    return f"<h2>Detections side by side</h2>{figures}" if figures else ""
+    return f"<section><h2>Detections side by side</h2>{figures}</section>" if figures else ""
 
 
-def _image(jpeg: bytes, alt: str) -> str:
-    return f'<img alt="{alt}" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
+def _options(facts: RunFacts) -> str:
+    rows = "".join(
+        f"<tr><th>{html.escape(name.replace('_', ' '))}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in facts.options.items()
+        if value
+    )
+    return f"<section><h2>Options</h2><table>{rows}</table></section>"
+
+
+def _run(facts: RunFacts) -> str:
+    longest = max(facts.duration_s.values(), default=0.0) or 1.0
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}{drawing.bar(spent / longest)}</th>"
+        f'<td class="n">{spent:.1f} s</td></tr>'
+        for name, spent in facts.duration_s.items()
+    )
+    return (
+        f"<section><h2>The run</h2><table>{rows}<tr><th>all</th>"
+        f'<td class="n">{sum(facts.duration_s.values()):.1f} s</td></tr></table>'
+        f'<p class="soft">Largest resident size {facts.peak_rss_bytes / 2**20:.0f} MiB.</p>'
+        "</section>"
+    )

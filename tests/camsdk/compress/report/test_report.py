@@ -9,6 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
+from camsdk.compress.engines import NOT_INSTALLED, Timing
+from camsdk.compress.graph.equivalence import Equivalence
+from camsdk.compress.graph.layers import Macs
+from camsdk.compress.graph.optimise import Cost, Report
 from camsdk.compress.report import drawing
 from camsdk.compress.report.facts import (
     HISTOGRAM_BINS,
@@ -20,6 +24,14 @@ from camsdk.compress.report.facts import (
 from camsdk.compress.report.page import to_html
 from camsdk.vision.frames import Frame
 from camsdk.vision.results import Detections
+
+TIMINGS = (
+    Timing("onnxruntime", "float", "1.0", 9.0, 8.5, 9.5, 15),
+    Timing("onnxruntime", "compressed", "1.0", 3.0, 2.9, 3.1, 15),
+    Timing("OpenVINO", "float", reason=NOT_INSTALLED),
+    Timing("OpenVINO", "compressed", reason=NOT_INSTALLED),
+    Timing("MNN", "float", reason="MNN cannot convert <it>"),
+)
 
 
 def layer(name: str = "stem", **changes: object) -> LayerFacts:
@@ -34,7 +46,7 @@ def layer(name: str = "stem", **changes: object) -> LayerFacts:
 def facts(**changes: object) -> RunFacts:
     base = RunFacts(
         "net:1", "net:2", {"bits": "3"}, (layer(), layer("head", bit_width=None, sparsity=0.1)),
-        {"fp32": 4000, "artifact": 100}, {"ap50_all": 0.98}, {"onnxruntime after": 3.5},
+        {"fp32": 4000, "artifact": 100}, {"ap50_all": 0.98}, TIMINGS,
         {"quantize": 1.5}, 1 << 28,
     )  # fmt: skip
     return replace(base, **changes)  # type: ignore[arg-type]
@@ -86,11 +98,88 @@ def test_names_are_no_markup() -> None:
 
 
 def test_what_was_not_measured_is_absent() -> None:
-    bare = facts(accuracy={}, layers=(layer(noise_to_signal=None),), latency_ms={})
+    bare = facts(accuracy={}, layers=(layer(noise_to_signal=None),), latency=())
     text = " ".join(Page(to_html(bare)).words)
     assert "Without data nothing was compared" in text
+    assert "CPU time" not in text
+    assert "faster" not in text
+    assert "sensitivity" not in text.lower()
+    assert "noise to signal" not in text.lower()
     assert "nan" not in text
     assert json.loads(bare.to_json())["layers"][0]["noise_to_signal"] is None
+
+
+def test_engines_are_listed_with_figures_or_the_reason() -> None:
+    page = to_html(facts())
+    text = " ".join(Page(page).words)
+    assert "9.00" in text
+    assert "[2.90, 3.10]" in text
+    assert "3.0 x" in text  # 9 ms to 3 ms
+    assert "Not installed: OpenVINO." in text
+    assert "MNN cannot convert <it>" in text
+    assert "<it>" not in page
+    assert "Predicted" not in text
+    with_forecast = " ".join(Page(to_html(facts(predicted_ms={"cpu-arm": 7.25}))).words)
+    assert "Predicted milliseconds" in with_forecast
+    assert "7.25" in with_forecast
+    values = json.loads(facts().to_json())
+    assert values["latency"][1]["median_ms"] == 3.0
+    assert values["latency"][2]["reason"] == "not installed"
+
+
+@pytest.mark.parametrize(("worst", "said"), [(0.0, "bit for bit"), (2e-6, "2.0e-06")])
+def test_the_rewritten_graph_shows_before_and_after(worst: float, said: str) -> None:
+    before = Cost({"Conv": 2, "Pad": 5}, Macs(3_000_000, 3_000_000), 10, 1234)
+    after = Cost({"Conv": 2}, Macs(3_000_000, 3_000_000), 10, 1200)
+    report = Report(before, after, Equivalence(worst, "y", 10))
+    text = " ".join(Page(to_html(facts(optimised=report))).words)
+    for figure in ("7", "2", "3.0 M", "1,234", "1,200", said):
+        assert figure in text
+
+
+def test_layers_are_compared_by_bars_and_the_most_sensitive_have_histograms() -> None:
+    names = [f"net.block.{index}" for index in range(9)]
+    some = tuple(
+        layer(name, sensitivity=0.1 * (index % 7 + 1), noise_to_signal=0.5)
+        for index, name in enumerate(names)
+    )
+    page = to_html(facts(layers=some, probe_inputs="4 frames"))
+    table, histograms = page.split("Weights and their codes")
+    assert 'style="width:100.0%"' in table  # the largest of 0.7
+    assert "7.0e-01" in table
+    assert "on 4 frames" in table
+    assert "All names begin with net.block." in table
+    shown = re.findall(r"<h3>(\d)</h3>", histograms)
+    assert shown == ["6", "5", "4", "3", "2", "1"]
+    assert histograms.count("<svg") == 12
+
+
+def test_layers_that_were_not_reached_are_counted() -> None:
+    some = (layer("a", sensitivity=0.1), layer("b"))
+    assert "1 of 2 compressed layers were measured" in to_html(facts(layers=some))
+
+
+def test_labels_lie_within_the_picture() -> None:
+    corner = Detections(
+        np.array([[140, 0, 160, 30]], np.float32), np.array([0.9], np.float32), np.array([0])
+    )
+    plain = np.full((120, 160, 3), 90, np.uint8)
+    jpeg = drawing.boxed(grey_frame(), corner, ("person",))
+    drawn = cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1)
+    touched = np.argwhere(np.abs(drawn.astype(int) - plain).max(2) > 60)
+    assert touched[:, 1].min() < 120  # the label begins left of the box
+
+
+def test_wide_frames_are_shrunk_with_their_boxes() -> None:
+    half = np.full((60, 640), 128, np.uint8)
+    frame = Frame(0, 0.0, np.full((120, 1280), 90, np.uint8), half, half)
+    found = Detections(
+        np.array([[1000, 40, 1200, 110]], np.float32), np.array([0.9], np.float32), np.array([0])
+    )
+    drawn = cv2.imdecode(np.frombuffer(drawing.boxed(frame, found, ("a",)), np.uint8), 1)
+    assert drawn.shape == (60, 640, 3)
+    changed = np.argwhere(np.abs(drawn.astype(int) - np.median(drawn)).max(2) > 60)
+    assert np.abs(changed[:, 1].max() - 600) <= 3
 
 
 def test_json_has_the_sums() -> None:
