@@ -5,61 +5,15 @@ the node makes. Shapes come from the exported program, so none is inferred here.
 the operators' signatures in ``native_functions.yaml`` of PyTorch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 
-from camsdk.compress.importers.onnx_emitter import Array, Emitter
-from camsdk.compress.importers.pt2_reader import AtenNode, Tensor
+from camsdk.compress.importers.aten_composed import COMPOSED
+from camsdk.compress.importers.aten_scope import Operator, Scope, label, positive, refuse
+from camsdk.compress.importers.pt2_reader import AtenNode
 from camsdk.errors import UnsupportedModel
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What an operator needs besides its node.
-
-    Attributes:
-        tensors: ONNX tensor of each tensor of the program that was made so far.
-        shapes: Of every tensor of the program.
-        stored: Values of the weights, by their name in the program.
-    """
-
-    emitter: Emitter
-    tensors: Mapping[str, str]
-    shapes: Mapping[str, tuple[int, ...]]
-    stored: Mapping[str, Array]
-
-    def operand(self, value: Any, label: str) -> str:
-        """The ONNX tensor of an argument; numbers become float32 scalars."""
-        if isinstance(value, Tensor):
-            return self.tensors[value.name]
-        return self.emitter.initializer(f"{label}/constant", np.array(value, np.float32))
-
-    def shape(self, value: Any) -> tuple[int, ...]:
-        """Of an argument that is a tensor."""
-        return self.shapes[value.name]
-
-    def ints(self, label: str, values: Sequence[int]) -> str:
-        return self.emitter.initializer(label, np.array(values, np.int64))
-
-
-Operator = Callable[[AtenNode, Scope], tuple[str, ...]]
-
-_OWN_MODULES: Final = ("conv", "linear", "addmm", "batch_norm", "native_batch", "_native_batch")
-
-
-def label(node: AtenNode) -> str:
-    """Layers are called like their modules, other nodes after the module and their own name."""
-    if not node.module:
-        return node.name
-    is_layer = any(part in node.target.split(".")[0] for part in _OWN_MODULES)
-    return node.module if is_layer else f"{node.module}/{node.name}"
-
-
-def _refuse(node: AtenNode, what: str) -> UnsupportedModel:
-    return UnsupportedModel(f"{label(node)!r} ({node.target}) {what}")
 
 
 def _pair(value: Any, default: int | None = None) -> list[int]:
@@ -90,18 +44,25 @@ def _same(node: AtenNode, scope: Scope) -> tuple[str, ...]:
 
 def _dropout(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     if node.arguments.get("train"):
-        raise _refuse(node, "is in training mode, call module.eval() before the export")
+        raise refuse(node, "is in training mode, call module.eval() before the export")
     return _same(node, scope)
 
 
-def _binary(op: str) -> Operator:
+def _binary(op: str, *, is_reversed: bool = False) -> Operator:
     def emit(node: AtenNode, scope: Scope) -> tuple[str, ...]:
-        name = label(node)
-        if node.arguments.get("alpha", 1) != 1 or node.arguments.get("rounding_mode"):
-            raise _refuse(node, "scales its operand or rounds")
-        left = scope.operand(node.arguments["self"], name)
-        right = scope.operand(node.arguments.get("other", node.arguments.get("exponent")), name)
-        return scope.emitter.node(op, [left, right], name)
+        given, name = node.arguments, label(node)
+        if given.get("rounding_mode"):
+            raise refuse(node, "rounds")
+        left = scope.operand(given["self"], name)
+        right = scope.operand(given.get("other", given.get("exponent")), name)
+        alpha = float(given.get("alpha", 1))
+        if alpha != 1:
+            scale = scope.operand(alpha, name)
+            scaled = scope.emitter.node(
+                "Mul", [left if is_reversed else right, scale], f"{name}/scaled"
+            )
+            left, right = (scaled[0], right) if is_reversed else (left, scaled[0])
+        return scope.emitter.node(op, [right, left] if is_reversed else [left, right], name)
 
     return emit
 
@@ -139,7 +100,7 @@ def _spread(value: Any, rank: int, default: int) -> list[int]:
 def _batch_norm(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     given, name = node.arguments, label(node)
     if given.get("training") or given.get("running_mean") is None:
-        raise _refuse(node, "is in training mode, call module.eval() before the export")
+        raise refuse(node, "is in training mode, call module.eval() before the export")
     channels = scope.shape(given["running_mean"])
     default = {"weight": np.ones(channels, np.float32), "bias": np.zeros(channels, np.float32)}
     inputs = [scope.operand(given["input"], name)]
@@ -162,7 +123,7 @@ def _linear(node: AtenNode, scope: Scope) -> tuple[str, ...]:
         return scope.emitter.node("Gemm", inputs, name, transB=1)
     stored = scope.stored.get(weight.name)
     if stored is None:
-        raise _refuse(node, "has a computed weight")
+        raise refuse(node, "has a computed weight")
     turned = scope.emitter.initializer(f"{name}.weight.T", stored.T)
     product = scope.emitter.node("MatMul", [first, turned], name)
     return scope.emitter.node("Add", [product[0], bias], f"{name}/bias") if bias else product
@@ -183,37 +144,56 @@ def _matmul(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     return scope.emitter.node("MatMul", operands, label(node))
 
 
+def _pool_pads(node: AtenNode, scope: Scope, dilation: list[int]) -> list[int]:
+    """Padding before and after, so that rounding down gives the program's size.
+
+    PyTorch rounds up only as long as the last window begins within the image or the padding before
+    it; ONNX's ``ceil_mode`` does not know that rule.
+    """
+    given = node.arguments
+    kernel, before = _pair(given["kernel_size"]), _pair(given.get("padding"), 0)
+    if not given.get("ceil_mode"):
+        return before * 2
+    stride = _pair(given.get("stride") or kernel)
+    sizes = scope.shape(given["self"])[-2:], scope.shapes[node.outputs[0]][-2:]
+    after = [
+        max(0, (made - 1) * step + reach * (taps - 1) + 1 - length - pad)
+        for length, made, step, taps, reach, pad in zip(
+            *sizes, stride, kernel, dilation, before, strict=True
+        )
+    ]
+    return before + after
+
+
 def _max_pool(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     given, name = node.arguments, label(node)
-    kernel = _pair(given["kernel_size"])
+    kernel, dilation = _pair(given["kernel_size"]), _pair(given.get("dilation"), 1)
     return scope.emitter.node(
         "MaxPool",
         [scope.operand(given["self"], name)],
         name,
         kernel_shape=kernel,
         strides=_pair(given.get("stride") or kernel),
-        pads=_pair(given.get("padding"), 0) * 2,
-        dilations=_pair(given.get("dilation"), 1),
-        ceil_mode=int(bool(given.get("ceil_mode"))),
+        pads=_pool_pads(node, scope, dilation),
+        dilations=dilation,
     )
 
 
 def _average_pool(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     given, name = node.arguments, label(node)
     kernel = _pair(given["kernel_size"])
-    padding = _pair(given.get("padding"), 0)
-    counts_pad = given.get("count_include_pad", True)
-    if given.get("divisor_override") or (given.get("ceil_mode") and counts_pad and any(padding)):
-        raise _refuse(node, "divides by another number than the pixels under the window")
+    padding, is_ceil = _pair(given.get("padding"), 0), bool(given.get("ceil_mode"))
+    counts_pad = given.get("count_include_pad", True) and any(padding)
+    if given.get("divisor_override") or (is_ceil and counts_pad):
+        raise refuse(node, "divides by another number than the pixels under the window")
     return scope.emitter.node(
         "AveragePool",
         [scope.operand(given["self"], name)],
         name,
         kernel_shape=kernel,
         strides=_pair(given.get("stride") or kernel),
-        pads=padding * 2,
-        ceil_mode=int(bool(given.get("ceil_mode"))),
-        count_include_pad=int(bool(counts_pad)),
+        pads=_pool_pads(node, scope, [1, 1]),
+        count_include_pad=int(counts_pad),
     )
 
 
@@ -226,7 +206,7 @@ def _adaptive_pool(node: AtenNode, scope: Scope) -> tuple[str, ...]:
         op = "GlobalAveragePool" if "avg" in node.target else "GlobalMaxPool"
         return scope.emitter.node(op, [first], name)
     if any(length % count for length, count in zip(size, wanted, strict=True)):
-        raise _refuse(node, f"pools {size} to {wanted}, which does not divide it")
+        raise refuse(node, f"pools {size} to {wanted}, which does not divide it")
     window = [length // count for length, count in zip(size, wanted, strict=True)]
     op = "AveragePool" if "avg" in node.target else "MaxPool"
     return scope.emitter.node(op, [first], name, kernel_shape=window, strides=window)
@@ -236,15 +216,11 @@ def _mean(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     given, name = node.arguments, label(node)
     first, rank = scope.operand(given["self"], name), len(scope.shape(given["self"]))
     axes = given.get("dim")
-    axes = list(range(rank)) if axes is None else sorted(_positive(axes, rank))
+    axes = list(range(rank)) if axes is None else sorted(positive(axes, rank))
     keep = int(bool(given.get("keepdim")))
     if axes == [2, 3] and rank == 4 and keep:
         return scope.emitter.node("GlobalAveragePool", [first], name)
     return scope.emitter.node("ReduceMean", [first], name, axes=axes, keepdims=keep)
-
-
-def _positive(axes: Any, rank: int) -> list[int]:
-    return [axis % rank for axis in ([axes] if isinstance(axes, int) else axes)]
 
 
 def _reshape(node: AtenNode, scope: Scope) -> tuple[str, ...]:
@@ -261,7 +237,7 @@ def _permute(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     rank = len(scope.shape(given["self"]))
     order = list(range(rank))
     if "dims" in given:
-        order = _positive(given["dims"], rank)
+        order = positive(given["dims"], rank)
     else:
         one, other = (given.get(key, i) % rank for i, key in enumerate(("dim0", "dim1")))
         order[one], order[other] = order[other], order[one]
@@ -325,6 +301,20 @@ def _silu(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     return scope.emitter.node("Mul", [first, gate[0]], name)
 
 
+def _softplus(node: AtenNode, scope: Scope) -> tuple[str, ...]:
+    given, name = node.arguments, label(node)
+    beta, threshold = float(given.get("beta", 1)), float(given.get("threshold", 20))
+    if threshold < 15:  # above it PyTorch returns its input; from 15 on the two are equal in float
+        raise refuse(node, f"is linear from {threshold} on")
+    first = scope.operand(given["self"], name)
+    if beta == 1:
+        return scope.emitter.node("Softplus", [first], name)
+    factor = scope.operand(beta, name)
+    scaled = scope.emitter.node("Mul", [first, factor], f"{name}/scaled")
+    soft = scope.emitter.node("Softplus", scaled, f"{name}/softplus")
+    return scope.emitter.node("Div", [soft[0], factor], name)
+
+
 def _hard_sigmoid(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     first = scope.operand(node.arguments["self"], label(node))
     return scope.emitter.node("HardSigmoid", [first], label(node), alpha=1 / 6, beta=0.5)
@@ -334,37 +324,61 @@ def _prelu(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     given, name = node.arguments, label(node)
     slope = scope.stored.get(given["weight"].name)
     if slope is None:
-        raise _refuse(node, "has computed slopes")
+        raise refuse(node, "has computed slopes")
     ones = (1,) * (len(scope.shape(given["self"])) - 2)
     shaped = scope.emitter.initializer(f"{name}.slope", slope.reshape(-1, *ones))
     return scope.emitter.node("PRelu", [scope.operand(given["self"], name), shaped], name)
 
 
+_RESIZE_MODES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "upsample_nearest2d": {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    },
+    "_upsample_nearest_exact2d": {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "half_pixel",
+        "nearest_mode": "round_prefer_ceil",
+    },
+    "upsample_bilinear2d": {"mode": "linear"},
+    "upsample_bicubic2d": {"mode": "cubic", "cubic_coeff_a": -0.75},
+}
+
+
 def _upsample(node: AtenNode, scope: Scope) -> tuple[str, ...]:
+    """By the output's size; by the scale where rounding made the size another one than it says."""
     given, name = node.arguments, label(node)
-    is_nearest = "nearest" in node.target
-    sizes = scope.ints(f"{name}/size", scope.shapes[node.outputs[0]])
-    mode: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric"}
-    if is_nearest:
-        mode["nearest_mode"] = "floor"
-    else:
+    mode = dict(_RESIZE_MODES[node.target.split(".")[0]])
+    if mode["mode"] != "nearest":
         corners = "align_corners" if given.get("align_corners") else "half_pixel"
-        mode = {"mode": "linear", "coordinate_transformation_mode": corners}
-    first = scope.operand(given.get("input", given.get("self")), name)
-    return scope.emitter.node("Resize", [first, "", "", sizes], name, **mode)
+        mode["coordinate_transformation_mode"] = corners
+    source = given.get("input", given.get("self"))
+    first, made = scope.operand(source, name), scope.shapes[node.outputs[0]]
+    scales = given.get("scale_factors") or []
+    exact = zip(scales, scope.shape(source)[2:], made[2:], strict=False)
+    if all(scale * length == size for scale, length, size in exact):
+        sizes = scope.ints(f"{name}/size", made)
+        return scope.emitter.node("Resize", [first, "", "", sizes], name, **mode)
+    factors = scope.emitter.initializer(f"{name}/scales", np.array([1, 1, *scales], np.float32))
+    return scope.emitter.node("Resize", [first, "", factors], name, **mode)
+
+
+_PAD_MODES: Final = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
 
 
 def _pad(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     given, name = node.arguments, label(node)
-    if given.get("mode", "constant") != "constant":
-        raise _refuse(node, f"pads by {given['mode']}")
+    mode = _PAD_MODES.get(given.get("mode") or "constant")
+    if mode is None:
+        raise refuse(node, f"pads by {given['mode']}")
     rank, pads = len(scope.shape(given["self"])), given["pad"]
     before, after = [0] * rank, [0] * rank
     for index in range(len(pads) // 2):  # the last axis comes first
         before[rank - 1 - index], after[rank - 1 - index] = pads[2 * index : 2 * index + 2]
     value = scope.operand(float(given.get("value") or 0), name)
     inputs = [scope.operand(given["self"], name), scope.ints(f"{name}/pads", before + after), value]
-    return scope.emitter.node("Pad", inputs, name)
+    return scope.emitter.node("Pad", inputs, name, mode=mode)
 
 
 def _pixel_shuffle(node: AtenNode, scope: Scope) -> tuple[str, ...]:
@@ -374,6 +388,7 @@ def _pixel_shuffle(node: AtenNode, scope: Scope) -> tuple[str, ...]:
 
 
 _BY_OPERATOR: Final[Mapping[str, Operator]] = {
+    **COMPOSED,
     **dict.fromkeys(("conv1d", "conv2d", "convolution", "conv_transpose2d"), _conv),
     "batch_norm": _batch_norm,
     "linear": _linear,
@@ -387,16 +402,21 @@ _BY_OPERATOR: Final[Mapping[str, Operator]] = {
     "sqrt": _unary("Sqrt"),
     "abs": _unary("Abs"),
     "neg": _unary("Neg"),
-    "softplus": _unary("Softplus"),
+    "softplus": _softplus,
+    "reciprocal": _unary("Reciprocal"),
+    "erf": _unary("Erf"),
     "hardswish": _unary("HardSwish"),
     "leaky_relu": _unary("LeakyRelu", ("negative_slope", "alpha", 0.01)),
     "elu": _unary("Elu", ("alpha", "alpha", 1.0)),
     "hardsigmoid": _hard_sigmoid,
     "silu": _silu,
     "prelu": _prelu,
-    **dict.fromkeys(("clamp", "clip", "hardtanh", "relu6"), _clamp),
+    **dict.fromkeys(("clamp", "clip", "clamp_min", "hardtanh", "relu6"), _clamp),
     "add": _binary("Add"),
     "sub": _binary("Sub"),
+    "rsub": _binary("Sub", is_reversed=True),
+    "maximum": _binary("Max"),
+    "minimum": _binary("Min"),
     "mul": _binary("Mul"),
     "div": _binary("Div"),
     "pow": _binary("Pow"),
@@ -412,7 +432,7 @@ _BY_OPERATOR: Final[Mapping[str, Operator]] = {
     "select": _select,
     "softmax": _softmax("Softmax"),
     "log_softmax": _softmax("LogSoftmax"),
-    **dict.fromkeys(("upsample_nearest2d", "upsample_bilinear2d"), _upsample),
+    **dict.fromkeys(_RESIZE_MODES, _upsample),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     "pixel_shuffle": _pixel_shuffle,
     **dict.fromkeys(("dropout", "feature_dropout"), _dropout),
@@ -421,7 +441,7 @@ _BY_OPERATOR: Final[Mapping[str, Operator]] = {
 
 VIEWS: Final = frozenset(
     {"view", "reshape", "flatten", "squeeze", "unsqueeze", "permute"}
-    | {"transpose", "t", "slice", "select", "split", "chunk"}
+    | {"transpose", "t", "slice", "select", "split", "chunk", "expand", "expand_as", "unbind"}
 )
 """Results share the memory of their input: changing them in place changes it too."""
 

@@ -13,14 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 import onnx
 
-from camsdk.compress.importers.aten_operators import (
-    VIEWS,
-    Scope,
-    base_name,
-    is_in_place,
-    label,
-    operator_of,
-)
+from camsdk.compress.importers.aten_operators import VIEWS, base_name, is_in_place, operator_of
+from camsdk.compress.importers.aten_scope import Scope, label
 from camsdk.compress.importers.onnx_emitter import Emitter, plain_value
 from camsdk.compress.importers.pt2_reader import AtenGraph, Tensor, read_program
 from camsdk.compress.importers.runnable import runnable

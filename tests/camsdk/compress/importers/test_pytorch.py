@@ -33,6 +33,9 @@ def randomize(module: nn.Module) -> nn.Module:
     """Statistics and weights that no mistake survives."""
     generator = torch.Generator().manual_seed(4)
     for part in module.modules():
+        if isinstance(part, nn.LayerNorm | nn.GroupNorm):
+            part.weight.data.uniform_(0.5, 1.5, generator=generator)
+            part.bias.data.normal_(generator=generator)
         if isinstance(part, nn.BatchNorm2d):
             part.running_mean.normal_(generator=generator)
             part.running_var.uniform_(0.5, 2, generator=generator)
@@ -85,7 +88,7 @@ class Of(nn.Module):
 def mixed(m: Any, x: Tensor) -> Tensor:
     x = functional.silu(m.conv(x)) + functional.hardswish(x[:, :1])
     a, b = x.chunk(2, dim=1)
-    x = torch.cat([torch.sigmoid(a) * b, functional.gelu(b) if False else b.clamp(-1, 0.5)], 1)
+    x = torch.cat([torch.sigmoid(a) * b, b.clamp(-1, 0.5)], 1)
     return m.prelu(m.up(functional.interpolate(x, scale_factor=2, mode="nearest")))
 
 
@@ -111,6 +114,68 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
             )
         ),
         (2, 3, 9, 8),
+    ),
+    "pools that round up": (
+        Of(
+            lambda m, x: (
+                functional.max_pool2d(x, 2, 3, ceil_mode=True),
+                functional.max_pool2d(x, 3, 2, 1, ceil_mode=True),
+                functional.avg_pool2d(x, 2, 3, ceil_mode=True),
+                functional.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False),
+            )
+        ),
+        (1, 2, 6, 7),
+    ),
+    "resizes": (
+        Of(
+            lambda m, x: (
+                functional.interpolate(x, scale_factor=1.5),
+                functional.interpolate(x, scale_factor=1.5, mode="bilinear"),
+                functional.interpolate(x, scale_factor=1.3, mode="bilinear", align_corners=True),
+                functional.interpolate(x, size=(3, 4), mode="nearest-exact"),
+                functional.interpolate(x, scale_factor=2, mode="bicubic"),
+                functional.pad(x, (1, 2, 1, 0), mode="reflect"),
+                functional.pad(x, (1, 2, 1, 0), mode="replicate"),
+            )
+        ),
+        (1, 2, 5, 7),
+    ),
+    "activations": (
+        Of(
+            lambda m, x: (
+                functional.gelu(x),
+                functional.gelu(x, approximate="tanh"),
+                functional.mish(x),
+                functional.glu(x, 1),
+                functional.softplus(x, 2.5),
+                1.5 - x,
+                torch.add(x, x.square(), alpha=0.5),
+                1 / (x.abs() + 1),
+                torch.rsqrt(x.abs() + 1),
+            )
+        ),
+        (1, 4, 3, 5),
+    ),
+    "norms and reductions": (
+        Of(
+            lambda m, x: (
+                m.layer(x),
+                m.group(x),
+                functional.group_norm(x, 4),
+                functional.instance_norm(x),
+                functional.normalize(x, dim=1),
+                x.sum((2, 3)),
+                x.amax(1, keepdim=True) - x.amin(),
+                torch.maximum(x, -x),
+                torch.stack([x, x * 2], -1),
+                torch.unbind(x, 1)[2],
+                x[:, :1].expand(-1, 4, -1, -1) * x,
+                x.repeat(1, 2, 1, 1),
+            ),
+            layer=nn.LayerNorm([3, 5]),
+            group=nn.GroupNorm(2, 4),
+        ),
+        (2, 4, 3, 5),
     ),
     "in place": (Of(lambda m, x: (y := x * 2 - 1, functional.relu_(y), y + 1)[1:]), (1, 2, 3)),
     "shapes": (
@@ -148,7 +213,7 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_operators(case: str) -> None:
     module, shape = CASES[case]
-    agree(module, *shape)
+    agree(randomize(module), *shape)
 
 
 def test_refusals_name_the_layer() -> None:
