@@ -15,7 +15,7 @@ from camsdk.compress.training.placement import JOINT_BITS, place
 from camsdk.compress.training.quantizers import InputQuantizer
 from camsdk.compress.training.twin import TwinModule
 
-_SAMPLE: Final = 65_536
+_SAMPLE: Final = 16_384
 """Values per tensor that the first range is found from."""
 
 
