@@ -2,7 +2,7 @@
 
 A contender is a module ``ptq_METHOD`` with ``quantize(job)``, which returns a function from inputs
 (n, ...) to logits (n, classes); or None where the peer cannot do what the row asks for. Needs numpy
-alone beside what the contender imports.
+and onnx alone beside what the contender imports.
 """
 
 import importlib
@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 Logits = Callable[[np.ndarray], np.ndarray]
 LARGEST_PIXEL = 255.0
+BATCH_VALUES = 320_000
+"""Of all inputs that are computed at once: two photos, or 408 small pictures."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +76,36 @@ def noise(shape: tuple[int, ...], mean: float, std: float) -> np.ndarray:
     return ((pixels - mean) / std).astype(np.float32)
 
 
-def one_by_one(model: Path | bytes, batch: int = 1) -> Logits:
-    """Logits of an ONNX model by onnxruntime, ``batch`` inputs at a time."""
+def with_free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same, for any number of inputs at a time."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for value in (*result.graph.input, *result.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "n"
+    del result.graph.value_info[:]
+    return result
+
+
+def batches(inputs: np.ndarray) -> list[np.ndarray]:
+    """Of no more than ``BATCH_VALUES`` values each."""
+    size = max(1, BATCH_VALUES // inputs[0].size)
+    return [inputs[at : at + size] for at in range(0, len(inputs), size)]
+
+
+def by_onnxruntime(model: onnx.ModelProto) -> Logits:
+    """Logits of a model."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    given = model if isinstance(model, bytes) else str(model)
-    session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        with_free_batch(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     name = session.get_inputs()[0].name
 
     def logits(inputs: np.ndarray) -> np.ndarray:
-        parts = [inputs[at : at + batch] for at in range(0, len(inputs), batch)]
-        return np.concatenate([session.run(None, {name: part})[0] for part in parts])
+        return np.concatenate([session.run(None, {name: x})[0] for x in batches(inputs)])
 
     return logits
 

@@ -19,14 +19,14 @@ from aimet_onnx.batch_norm_fold import fold_all_batch_norms_to_weight
 from aimet_onnx.common.defs import qtype
 from aimet_onnx.cross_layer_equalization import equalize_model
 
-from peers.ptq import Job, Logits
+from peers.ptq import Job, Logits, batches, with_free_batch
 
 CONFIGS = Path(aimet_onnx.__file__).parent / "common" / "quantsim_config"
 
 
 def quantize(job: Job) -> Logits:
     """Any row."""
-    model = onnx.load(job.model)
+    model = with_free_batch(onnx.load(job.model))
     _limits_as_nodes(model)
     if job.bits.is_per_filter and job.bits.has_data:
         fold_all_batch_norms_to_weight(model)
@@ -42,13 +42,13 @@ def quantize(job: Job) -> Logits:
     assert edges.keys() == set(job.edges), "renamed layers"
     for weight in edges.values():
         sim.qc_quantize_op_dict[sim_name(sim, weight)].set_bitwidth(8)
-    inputs = [{"x": x[np.newaxis]} for x in job.calibration]
+    inputs = [{"x": x} for x in batches(job.calibration)]
     if job.bits.has_data:
         apply_seq_mse(sim, inputs)
     sim.compute_encodings(inputs)
 
     def logits(judged: np.ndarray) -> np.ndarray:
-        return np.concatenate([sim.session.run(None, {"x": x[np.newaxis]})[0] for x in judged])
+        return np.concatenate([sim.session.run(None, {"x": x})[0] for x in batches(judged)])
 
     return logits
 

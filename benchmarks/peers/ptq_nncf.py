@@ -11,7 +11,7 @@ from nncf.quantization.advanced_parameters import (
     QuantizationParameters,
 )
 
-from peers.ptq import Job, Logits, one_by_one
+from peers.ptq import Job, Logits, by_onnxruntime
 
 
 def quantize(job: Job) -> Logits | None:
@@ -26,4 +26,4 @@ def quantize(job: Job) -> Logits | None:
         fast_bias_correction=False,
         advanced_parameters=AdvancedQuantizationParameters(weights_quantization_params=weights),
     )
-    return one_by_one(model.SerializeToString())
+    return by_onnxruntime(model)

@@ -5,10 +5,11 @@ first choice". 8 bits only: Conv has no kernel for less.
 """
 
 import numpy as np
+import onnx
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from peers.ptq import Job, Logits, one_by_one
+from peers.ptq import Job, Logits, by_onnxruntime
 
 
 class _Reader(quantization.CalibrationDataReader):
@@ -28,4 +29,4 @@ def quantize(job: Job) -> Logits | None:
     quantization.quantize_static(
         prepared, made, _Reader("x", job.calibration), per_channel=job.bits.is_per_filter
     )
-    return one_by_one(made)
+    return by_onnxruntime(onnx.load(made))

@@ -6,7 +6,7 @@ from camsdk.compress.graph.qdq import emit_qdq
 from camsdk.compress.options import CodeSet, LayerOptions, QuantizeOptions, WeightOptions
 from camsdk.compress.ptq.quantizing import quantize_after_training
 from camsdk.compress.ptq.synthetic import Synthesis
-from peers.ptq import Job, Logits, one_by_one
+from peers.ptq import Job, Logits, by_onnxruntime
 
 
 def quantize(job: Job) -> Logits:
@@ -24,5 +24,4 @@ def quantize(job: Job) -> Logits:
         job.calibration if job.bits.has_data else None,
         synthesis=Synthesis(mean=(job.mean,), std=(job.std,)),
     )
-    model = emit_qdq(made.model, made.weights, made.activations)
-    return one_by_one(model.SerializeToString())
+    return by_onnxruntime(emit_qdq(made.model, made.weights, made.activations))

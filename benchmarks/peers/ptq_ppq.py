@@ -7,6 +7,7 @@ Its own executor computes the logits.
 """
 
 import numpy as np
+import onnx
 import torch
 from esp_ppq.api import quantize_onnx_model
 from esp_ppq.api.setting import QuantizationSettingFactory
@@ -21,12 +22,11 @@ from esp_ppq.IR import BaseGraph, Operation
 from esp_ppq.lib import register_network_quantizer
 from esp_ppq.quantization.quantizer import TensorRTQuantizer
 
-from peers.ptq import Job, Logits
+from peers.ptq import Job, Logits, batches, with_free_batch
 
 LAYERS = {"Conv", "Gemm"}
-BATCH, LARGE_BATCH = 8, 2
-"""Inputs at a time: small ones, and those of more than ``LARGE`` values."""
-LARGE = 100_000
+TRAINING_BATCH, LARGE = 8, 100_000
+"""Inputs at a time; 2, if each has more than ``LARGE`` values."""
 
 
 def quantize(job: Job) -> Logits:
@@ -38,22 +38,23 @@ def quantize(job: Job) -> Logits:
     setting.equalization = True
     setting.lsq_optimization = job.bits.has_data
     setting.lsq_optimization_setting.collecting_device = "cpu"
-    size = LARGE_BATCH if job.calibration[0].size > LARGE else BATCH
-    batches = _batches(job.calibration, size)
+    size = 2 if job.calibration[0].size > LARGE else TRAINING_BATCH
+    given = [
+        torch.from_numpy(job.calibration[at : at + size])
+        for at in range(0, len(job.calibration), size)
+    ]
+    path = job.scratch / "free.onnx"
+    onnx.save(with_free_batch(onnx.load(job.model)), path)
     graph = quantize_onnx_model(
-        str(job.model), batches, len(batches), list(batches[0].shape), TargetPlatform.EXTENSION,
+        str(path), given, len(given), list(given[0].shape), TargetPlatform.EXTENSION,
         setting=setting, collate_fn=lambda batch: batch, device="cpu",
     )  # fmt: skip
     executor = TorchExecutor(graph, device="cpu")
 
     def logits(judged: np.ndarray) -> np.ndarray:
-        return np.concatenate([executor(batch)[0].numpy() for batch in _batches(judged, size)])
+        return np.concatenate([executor(torch.from_numpy(x))[0].numpy() for x in batches(judged)])
 
     return logits
-
-
-def _batches(inputs: np.ndarray, size: int) -> list[torch.Tensor]:
-    return [torch.from_numpy(inputs[at : at + size]) for at in range(0, len(inputs), size)]
 
 
 def _quantizer(job: Job) -> type[TensorRTQuantizer]:

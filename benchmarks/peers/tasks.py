@@ -19,7 +19,7 @@ from camsdk.compress.importers.pytorch import import_pytorch
 from peers import efficientnet_lite, nets, photos
 from peers.efficientnet_lite import EfficientNetLite0
 from peers.pretrain import pictures
-from peers.ptq import LARGEST_PIXEL, one_by_one
+from peers.ptq import LARGEST_PIXEL, by_onnxruntime
 from peers.recipe import split
 
 PHOTOS = "photos"
@@ -45,7 +45,7 @@ def make(name: str, seed: int, state: Path, folder: Path) -> None:
     shape = (1, *data["judged"].shape[1:])
     model = optimise(import_pytorch(module, {"x": shape}), keep_batchnorm=True).model
     onnx.save(model, folder / "model.onnx")
-    np.save(folder / "float.npy", one_by_one(folder / "model.onnx")(data["judged"]))
+    np.save(folder / "float.npy", by_onnxruntime(model)(data["judged"]))
 
 
 def _photos() -> dict[str, np.ndarray]:
