@@ -248,8 +248,8 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         found = pool.map(lambda cell: run(cell, folders[cell.task, cell.seed], until), cells)
         for cell, figures in zip(cells, found, strict=True):
-            row = results.setdefault((cell.task, cell.bits), {})
             if figures is not None:
+                row = results.setdefault((cell.task, cell.bits), {})
                 row.setdefault(cell.method, []).append(figures)
     print(table(results, arguments.methods))
     for (task, seed), folder in folders.items():
