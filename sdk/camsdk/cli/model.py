@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from camsdk.cli import model_build, model_compress, model_sign
+from camsdk.cli import model_build, model_compress, model_export, model_sign
 from camsdk.cli.moments import show_moment
 from camsdk.cli.profile import Cloud, cloud_command
 
@@ -14,6 +14,7 @@ app = typer.Typer(
 )
 model_build.register(app)
 model_compress.register(app)
+model_export.register(app)
 model_sign.register(app)
 
 

@@ -31,6 +31,8 @@ FLOAT_ERROR: Final = 1e-3
 """Largest relative error without quantization: only the order of sums differs."""
 ERROR_BY_BITS: Final = {8: 0.05, 7: 0.1, 6: 0.2, 5: 0.3, 4: 0.5, 3: 0.8, 2: 1.0}
 """Largest relative error by default; rounding to nearest, so few bits cost much."""
+DEFAULT_BITS: Final = 8
+"""Of weights that no codes tell the bits of."""
 _TIMEOUT_S: Final = 120.0
 _LAST_CHARACTERS: Final = 200
 
@@ -50,7 +52,7 @@ class MnnOptions:
             ``ERROR_BY_BITS``.
     """
 
-    weight_bits: int | None = 8
+    weight_bits: int | None = DEFAULT_BITS
     block_size: int | None = None
     is_symmetric: bool = True
     max_relative_error: float | None = None
@@ -137,6 +139,16 @@ def from_quantized(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int | None]
             largest = max(largest, int(np.abs(codes).max(initial=0)))
     bits = max(2, largest.bit_length() + 1) if largest else None
     return without_quantization(result), bits
+
+
+def suited(coded_bits: int | None, weight_bits: int | None) -> MnnOptions:
+    """Options for a model of ``from_quantized``.
+
+    Args:
+        coded_bits: Of its codes, None where it has none: then zero need not lie in the middle.
+        weight_bits: As in ``MnnOptions``.
+    """
+    return MnnOptions(weight_bits, is_symmetric=coded_bits is not None)
 
 
 def _arguments(options: MnnOptions) -> list[str]:

@@ -21,7 +21,7 @@ HISTOGRAM_BINS: Final = 33
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of values in equal bins from ``low`` to ``high``."""
+    """Counts of values in equal bins from ``low`` to ``high``; of few codes, each has a bin."""
 
     low: float
     high: float
@@ -142,5 +142,8 @@ def histogram(values: NDArray[np.generic]) -> Histogram:
     """Of any array, symmetric about zero; an empty one has an empty histogram."""
     flat = np.asarray(values, np.float64).ravel()
     largest = float(np.abs(flat).max(initial=0.0)) or 1.0
-    counts, _ = np.histogram(flat, HISTOGRAM_BINS, (-largest, largest))
+    bins, end = HISTOGRAM_BINS, largest
+    if np.issubdtype(values.dtype, np.integer) and 2 * largest + 1 <= HISTOGRAM_BINS:
+        bins, end = int(2 * largest + 1), largest + 0.5
+    counts, _ = np.histogram(flat, bins, (-end, end))
     return Histogram(-largest, largest, tuple(int(count) for count in counts))

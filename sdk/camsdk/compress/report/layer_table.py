@@ -43,7 +43,7 @@ def _row(layer: LayerFacts, largest: Mapping[str, float], shared: str) -> str:
         f"{_width(layer.bit_width)}, {_width(layer.activation_bits)}"
         f"{drawing.bar(bits / _MOST_BITS)}",
         f"{layer.sparsity:.1%}{drawing.bar(layer.sparsity)}",
-        f"{layer.macs / 1e6:.2f}, {left:.0%}{_bar(layer.macs, largest['macs'])}",
+        f"{layer.macs / 1e6:.1f}, {left:.0%}{_bar(layer.macs, largest['macs'])}",
     ]
     probes = {"noise": layer.noise_to_signal, "sensitivity": layer.sensitivity}
     cells += [_figure(value, largest[key]) for key, value in probes.items() if largest[key]]

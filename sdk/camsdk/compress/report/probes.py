@@ -10,7 +10,7 @@ import onnx
 
 from camsdk.compress.coded_model import CodedModel
 from camsdk.compress.engines import Entry, Timing, is_installed, time_engines
-from camsdk.compress.mnn import MnnOptions, export_mnn, from_quantized
+from camsdk.compress.mnn import DEFAULT_BITS, export_mnn, from_quantized, suited
 from camsdk.compress.packaging import Draft
 from camsdk.compress.sensitivity import measure_coded_layers
 from camsdk.compress.sessions import Array
@@ -21,7 +21,6 @@ COMPRESSED: Final = "compressed"
 _LEAST_S: Final = 2.0
 _SENSITIVITY_SHARE: Final = 0.15
 _LATENCY_SHARE: Final = 0.1
-_EIGHT: Final = 8
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ def _for_mnn(variant: str, content: bytes, tensor: Array) -> Entry:
         return Entry("MNN", variant, None)
     try:
         model, bits = from_quantized(onnx.load_from_string(content))
-        if variant == COMPRESSED and bits is None:
-            bits = _EIGHT
-        return Entry("MNN", variant, export_mnn(model, [tensor], MnnOptions(bits)).content)
+        kept = None if variant == FLOAT else bits or DEFAULT_BITS
+        made = export_mnn(model, [tensor], suited(bits, kept))
+        return Entry("MNN", variant, made.content)
     except UnsupportedModel as error:
         return Entry("MNN", variant, None, str(error))

@@ -49,8 +49,10 @@ figure { margin: 0; min-width: 0; } img { width: 100%; height: auto; display: bl
 .pair { display: grid; gap: .6rem; grid-template-columns: 1fr 1fr; margin-bottom: 1rem; }
 @media (max-width: 36rem) { body { padding: 1rem .6rem 2rem; } section { padding: .8rem; }
   .pair.pictures { grid-template-columns: 1fr; }
-  .layers { min-width: 21rem; font-size: .75rem; } .layers td { min-width: 3rem; }
+  .layers { min-width: 0; font-size: .72rem; }
+  .layers td { min-width: 2.2rem; white-space: nowrap; }
   .layers th, .layers td { padding-right: .35rem; } .layers thead th { font-size: .7rem; }
-  .layers small { font-size: .68rem; } .layers th:first-child { width: 6rem; max-width: 6rem; } }
+  .layers small { font-size: .68rem; }
+  .layers th:first-child { width: 5.2rem; max-width: 5.2rem; } }
 @media print { body { max-width: none; } section { break-inside: avoid; } }
 """

@@ -199,6 +199,13 @@ def test_a_histogram_counts_everything_and_keeps_zero_apart() -> None:
     assert sum(histogram(np.empty(0)).counts) == 0
 
 
+def test_few_codes_have_a_bin_each() -> None:
+    made = histogram(np.array([-3, 0, 0, 1, 2, 2, 2], np.int8))
+    assert (made.low, made.high) == (-3.0, 3.0)
+    assert made.counts == (1, 0, 0, 2, 1, 3, 0)
+    assert len(histogram(np.array([-127, 1], np.int8)).counts) == HISTOGRAM_BINS
+
+
 def test_boxes_are_drawn_where_they_are_and_doubtful_ones_not() -> None:
     box = np.array([[20, 30, 60, 100]], np.float32)
     sure, doubtful = (

@@ -1,0 +1,116 @@
+"""``camctl model export``: what is written has been run, what cannot be is said."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from camsdk.artifact.bundle import pack
+from camsdk.compress.codes import project
+from camsdk.compress.graph.qdq import ActivationRange, emit_qdq
+from camsdk.compress.options import CodeSet
+from support.artifacts import make_manifest
+
+if TYPE_CHECKING:
+    from conftest import Camctl
+
+WEIGHTS = np.random.default_rng(0).normal(0, 0.1, (64, 3, 3, 3)).astype(np.float32)
+HIDE_MNN = """
+import importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "MNN" else found(name, *rest)
+from camsdk.cli.main import main
+sys.argv = ["camctl", *{arguments!r}]
+main()
+"""
+
+
+def network() -> onnx.ModelProto:
+    node = helper.make_node("Conv", ["x", "w"], ["boxes"], "layer", strides=[2, 2])
+    graph = helper.make_graph(
+        [node],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, 64, 15, 15])],
+        [numpy_helper.from_array(WEIGHTS, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def artifact(path: Path, model: onnx.ModelProto) -> bytes:
+    """A draft of it; the model's bytes."""
+    content = model.SerializeToString()
+    members = {"canary.npz": b"canary", "model.onnx": content}
+    path.write_bytes(pack(make_manifest(members), members, None))
+    return content
+
+
+def quantized(bits: int) -> onnx.ModelProto:
+    coded = project(WEIGHTS, CodeSet(bits), "filter")
+    return emit_qdq(network(), {"layer": coded}, {"x": ActivationRange(0, 255)})
+
+
+def test_onnx_is_what_agents_run(camctl: "Camctl", tmp_path: Path) -> None:
+    content = artifact(tmp_path / "net.cam", quantized(8))
+    out = tmp_path / "net.onnx"
+    made = camctl("model", "export", tmp_path / "net.cam", "--to", "onnx", "-o", out, "--json")
+    assert made.json["bytes"] == len(content)
+    assert out.read_bytes() == content
+
+
+def test_options_that_do_not_go_together_are_wrong_usage(camctl: "Camctl", tmp_path: Path) -> None:
+    draft = tmp_path / "net.cam"
+    artifact(draft, network())
+    assert camctl("model", "export", draft).code == 2
+    assert camctl("model", "export", draft, "--to", "tflite").code == 2
+    assert camctl("model", "export", draft, "--to", "onnx", "--bits", "4").code == 2
+    for bits in ("1", "9", "33"):
+        assert camctl("model", "export", draft, "--to", "mnn", "--bits", bits).code == 2
+
+
+def test_a_place_that_cannot_be_written_is_named(camctl: "Camctl", tmp_path: Path) -> None:
+    artifact(tmp_path / "net.cam", network())
+    gone = tmp_path / "gone" / "net.onnx"
+    made = camctl("model", "export", tmp_path / "net.cam", "--to", "onnx", "-o", gone, "--json")
+    assert made.code == 1
+    assert str(gone) in made.json["error"]["message"]
+
+
+def test_without_mnn_the_extra_is_named(tmp_path: Path) -> None:
+    artifact(tmp_path / "net.cam", network())
+    arguments = ["model", "export", str(tmp_path / "net.cam"), "--to", "mnn"]
+    done = subprocess.run(
+        [sys.executable, "-c", HIDE_MNN.format(arguments=arguments)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "camplatform[mnn]" in done.stderr
+    assert not list(tmp_path.glob("*.mnn"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("MNN") is None, reason="the extra mnn is not installed")
+def test_mnn_files_keep_the_bits_of_the_codes(camctl: "Camctl", tmp_path: Path) -> None:
+    sizes = {}
+    for name, model, bits in (("float", network(), 8), ("w4", quantized(4), 4)):
+        draft, out = tmp_path / f"{name}.cam", tmp_path / f"{name}.mnn"
+        artifact(draft, model)
+        made = camctl("model", "export", draft, "--to", "mnn", "-o", out, "--json").json
+        assert made["weight_bits"] == bits
+        assert made["relative_error"] < 0.02
+        assert made["bytes"] == out.stat().st_size
+        sizes[name] = made["bytes"]
+    assert sizes["w4"] < sizes["float"]
+    to = ("--to", "mnn", "--bits", "32", "-o", tmp_path / "wide.mnn", "--json")
+    wide = camctl("model", "export", tmp_path / "w4.cam", *to)
+    assert wide.json["relative_error"] < 1e-3
+    assert wide.json["bytes"] > sizes["float"]
