@@ -26,6 +26,7 @@ from camsdk.compress.candidates import (
     with_metrics,
 )
 from camsdk.compress.clips import ClipSplit, split_clip
+from camsdk.compress.coded_model import CodedModel
 from camsdk.compress.evaluate import Agreement
 from camsdk.compress.footage import Footage
 from camsdk.compress.graph.optimise import Report, optimise
@@ -217,7 +218,7 @@ class _Run:
         plan, rounded = self._rounded(model, few, profile)
         candidates = {"rounding": rounded}
         if self._options.train is not None:
-            candidates["training"] = self._trained(optimised.model, model, plan)
+            candidates["training"] = self._trained(optimised.model, rounded.made, plan)
         return self._finished(candidates, optimised.report, few)
 
     def _without_filters(self, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -270,14 +271,15 @@ class _Run:
         with self._steps.phase("emit"):
             return emit(self._material, made, plan, facts, sha256)
 
-    def _trained(self, teacher: onnx.ModelProto, model: onnx.ModelProto, plan: Plan) -> Candidate:
+    def _trained(self, teacher: onnx.ModelProto, rounded: CodedModel, plan: Plan) -> Candidate:
         from camsdk.compress.training.compressing import learn_codes
 
         options = plan.options
         if options.prune is not None and isinstance(options.prune.granularity, Filter):
             options = replace(options, prune=None)  # they are gone already
         with self._steps.phase("train") as tell:
-            learned = learn_codes(self._school(teacher, tell), model, options, plan.layer_sparsity)
+            school = self._school(teacher, tell)
+            learned = learn_codes(school, rounded, options, plan.layer_sparsity)
         self._keep(learned.checkpoint)
         inputs = CalibrationInputs(self._material)
         for _ in inputs:

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from camsdk.artifact.manifest import Manifest
 from camsdk.compress.coded_model import CodedModel
+from camsdk.compress.graph.coded_weights import with_values
+from camsdk.compress.graph.layers import list_layers
 from camsdk.compress.options import CompressOptions, Filter, QuantizeOptions, TrainOptions
-from camsdk.compress.training.admm import AdmmMethod
+from camsdk.compress.training.admm import AdmmMethod, with_edges_at_8_bits
 from camsdk.compress.training.checkpoint import code_digest
 from camsdk.compress.training.folding import fold
 from camsdk.compress.training.method import Method
@@ -68,14 +70,15 @@ class Learned:
 
 def learn_codes(
     school: School,
-    model: onnx.ModelProto,
+    rounded: CodedModel,
     options: CompressOptions,
     layer_sparsity: Mapping[str, float] | None = None,
 ) -> Learned:
     """Quantize a model, and prune it in the same schedule if asked to, while it trains.
 
     Args:
-        model: Float, to start from: the teacher, or what was left of it.
+        rounded: What rounding after training made of the teacher, or of what was left of it. The
+            training goes on from there, which is many epochs ahead of the nearest codes.
         options: With ``quantize`` and ``train``; ``prune`` of anything but filters.
         layer_sparsity: By layer name, in place of the one for all.
 
@@ -85,7 +88,7 @@ def learn_codes(
         DataCorrupted: The checkpoint is damaged.
     """
     assert options.quantize is not None
-    twin = to_torch(model)
+    twin = to_torch(_with_codes(rounded, options.quantize))
     method = AdmmMethod(
         _by_module(options.quantize, twin),
         options.prune,
@@ -145,6 +148,18 @@ def _trained(
         on_progress=school.on_progress,
     )
     return task, done, checkpoint
+
+
+def _with_codes(rounded: CodedModel, options: QuantizeOptions) -> onnx.ModelProto:
+    """The float model with the values of the codes, where the training wants such codes too."""
+    layers = {layer.name: layer for layer in list_layers(rounded.model)}
+    wanted = with_edges_at_8_bits(options, tuple(layers))
+    kept = {
+        name: coded
+        for name, coded in rounded.weights.items()
+        if (of := wanted.of(name).weights) is not None and of.code_set == coded.code_set
+    }
+    return with_values(rounded.model, layers, kept)
 
 
 def _fitting(options: TrainOptions, examples: int) -> TrainOptions:
