@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DEFAULT_BITS: Final = 8
 DEFAULT_EPOCHS: Final = 20.0
 DEFAULT_BATCH: Final = 4
-DEFAULT_RATE: Final = 3e-4
+DEFAULT_RATE: Final = 5e-3
 _SEARCHED_BITS: Final = (2, 3, 4, 6, 8)
 _SEARCHED_SPARSITIES: Final = (0.0, 0.5, 0.75, 0.9)
 
@@ -100,7 +100,11 @@ DistillOption = Annotated[
 ]
 ImportanceOption = Annotated[
     Literal["magnitude", "taylor-1", "taylor-2"],
-    typer.Option("--importance", help="Which weights a training prunes: by size or by gradients."),
+    typer.Option(
+        "--importance",
+        help="Which weights a training prunes: the smallest, or by gradients, which say little in "
+        "a short training, as it begins with what the float network says.",
+    ),
 ]
 MaxBytesOption = Annotated[
     int | None,

@@ -86,7 +86,7 @@ def compress(
     ] = None,
     sparsity: SparsityOption = None,
     granularity: GranularityOption = "element",
-    importance: ImportanceOption = "taylor-1",
+    importance: ImportanceOption = "magnitude",
     epochs: EpochsOption = None,
     learning_rate: RateOption = None,
     batch_size: BatchOption = DEFAULT_BATCH,

@@ -102,7 +102,7 @@ def test_low_bits_with_data_are_trained_and_told_of(
 WISHES = Wishes(
     has_data=True, is_trainable=True, hardware=("cpu-x86_64",), bits=None, activation_bits=8,
     codes="uniform", rounding="gptq", float_layers=(), sparsity=None, granularity="element",
-    importance="taylor-1", epochs=None, learning_rate=None, batch_size=4, distill_features=0.0,
+    importance="magnitude", epochs=None, learning_rate=None, batch_size=4, distill_features=0.0,
     max_bytes=None, max_macs=None, max_ms=None,
 )  # fmt: skip
 
