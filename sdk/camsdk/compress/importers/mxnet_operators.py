@@ -473,5 +473,7 @@ OPERATORS: Final[Mapping[str, Operator]] = {
     **dict.fromkeys(("SliceChannel", "split"), _slice_channel),
     "mean": _mean,
     "LRN": _lrn,
-    **dict.fromkeys(("Dropout", "identity", "_copy", "BlockGrad"), _same),
+    **dict.fromkeys(("Dropout", "identity", "_copy", "BlockGrad", "MakeLoss"), _same),
+    "LinearRegressionOutput": _same,
+    "LogisticRegressionOutput": _unary("Sigmoid"),
 }  # fmt: skip

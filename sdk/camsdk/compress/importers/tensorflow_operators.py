@@ -12,6 +12,7 @@ import numpy as np
 
 from camsdk.compress.importers.onnx_emitter import CHANNELS_FIRST, Perm, Value, constant
 from camsdk.compress.importers.runnable import MAX_TENSOR_ELEMENTS
+from camsdk.compress.importers.tensorflow_composed import COMPOSED
 from camsdk.compress.importers.tfjs_operators import OPERATORS, Context, Operator
 from camsdk.compress.importers.tfjs_reader import Array, TfNode
 from camsdk.errors import UnsupportedModel
@@ -436,6 +437,7 @@ _UNARY: Final = {
 
 TENSORFLOW_OPERATORS: Final[dict[str, Operator]] = {
     **OPERATORS,
+    **COMPOSED,
     **{op: _or_folded(_unary(name)) for op, name in _UNARY.items()},
     **dict.fromkeys(
         ("Fill", "GatherV2", "Prod", "Range", "Slice", "Tile"), _or_folded(_only_folded)

@@ -157,7 +157,8 @@ def _convolution(
 def _conv2d(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
     weights = _known(inputs[1], node, "the kernel").transpose(3, 2, 0, 1)
     image = inputs[0]
-    return (_convolution(node, image, weights, 1, None, context),)
+    groups, rest = divmod(image.shape[-1], max(weights.shape[1], 1))
+    return (_convolution(node, image, weights, 1 if rest else max(groups, 1), None, context),)
 
 
 def _depthwise_weights(kernel: Array) -> Array:

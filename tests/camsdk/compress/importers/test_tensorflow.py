@@ -45,6 +45,16 @@ def test_a_frozen_graph_computes_what_tensorflow_computes() -> None:
     assert {"BatchNormalization", "GlobalAveragePool", "Gemm"} <= set(operators)
 
 
+def test_operators_that_become_several_compute_what_tensorflow_computes() -> None:
+    """Swish, grouped convolution, normalization (tests/golden/tensorflow_operators.py)."""
+    golden = np.load(GOLDEN / "tensorflow_operators.npz")
+    model = import_frozen_graph(GOLDEN / "tensorflow_operators.pb")
+    np.testing.assert_allclose(
+        computed(model, golden["data"]), golden["tensorflow"], rtol=1e-4, atol=1e-5
+    )
+    assert [item.i for node in model.graph.node for item in node.attribute if item.name == "group"]
+
+
 def test_inputs_and_outputs_may_lie_inside_of_the_graph() -> None:
     nodes = read_frozen_graph(GRAPH).nodes
     relu = next(name for name, node in nodes.items() if node.op == "Relu")

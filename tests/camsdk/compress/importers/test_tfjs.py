@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camsdk import assets
+from camsdk.compress.importers.detect import ImportOptions, import_model
 from camsdk.compress.importers.tfjs import convert_graph, import_graph_model
 from camsdk.compress.importers.tfjs_operators import OPERATORS
 from camsdk.compress.importers.tfjs_reader import read_graph
@@ -283,6 +284,21 @@ class TestErrors:
         with pytest.raises(InvalidInput, match="free or too large shape"):
             import_graph_model(path, input_shapes={"x": (1, -1, 8, 3)})
 
+    def test_one_weight_file_may_be_named_and_no_more(
+        self, file: GraphFile, tmp_path: Path
+    ) -> None:
+        conv(file, "x", (3, 3, 3, 2), **SAME)
+        path, weights = file.write(tmp_path), tmp_path / "elsewhere.bin"
+        (tmp_path / "weights.bin").rename(weights)
+        import_graph_model(path, weights)
+        document = json.loads(path.read_text())
+        document["weightsManifest"][0]["paths"] = ["a.bin", "b.bin"]
+        path.write_text(json.dumps(document))
+        with pytest.raises(InvalidInput, match="2 weight files"):
+            import_graph_model(path, weights)
+        with pytest.raises(InvalidInput, match="'z', which is no input"):
+            import_graph_model(file.write(tmp_path), weights, input_shapes={"z": (1, 2)})
+
     def test_files_that_are_not_there(self, file: GraphFile, tmp_path: Path) -> None:
         conv(file, "x", (3, 3, 3, 2), **SAME)
         path = file.write(tmp_path)
@@ -425,9 +441,8 @@ def test_narrowed_weights_are_widened(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_nanodet_gives_what_tensorflow_js_gives() -> None:
     """Against samples that TensorFlow.js itself computed (tests/golden/nanodet_tfjs.mjs)."""
-    model = import_graph_model(
-        assets.pull("nanodet.json"), shards={"nanodet.bin": assets.pull("nanodet.bin")}
-    )
+    options = ImportOptions(weights=assets.pull("nanodet.bin"))
+    model = import_model(assets.pull("nanodet.json"), options=options)
     c, y, x = np.mgrid[0:3, 0:416, 0:416]
     picture = ((x * 7 + y * 13 + c * 29) % 64 + ((x >> 5) + (y >> 5)) % 5 * 16) / 32 - 2
     found = Session(model.SerializeToString()).infer(picture[np.newaxis].astype(np.float32))
