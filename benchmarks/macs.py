@@ -1,7 +1,7 @@
 """Work that is left at equal accuracy: non-zero multiply-accumulates of a ResNet-18 after pruning.
 
     python benchmarks/macs.py [--net NAME] [--seeds N] [--epochs E] [--rows NAME ...]
-        [--out FOLDER] [--plot FILE.svg]
+        [--out FOLDER] [--plot FILE.svg] [--jobs N]
 
 ResNet-18 at width 16 on Fashion-MNIST (``zoo/resnet.py``), trained in the recipe of
 ``benchmarks/compression.py`` and, like there, judged by the test set, which nothing is chosen by.
@@ -61,7 +61,7 @@ def measured(arguments: argparse.Namespace) -> Iterator[tuple[Job, dict[str, obj
     wanted = [Job(net, Row("float"), "float", seed) for seed in seeds]
     wanted += [Job(net, row, "ours", seed) for seed in seeds for row in rows]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(arguments.jobs) as pool:
         states = list(pool.map(lambda seed: pretrained(net, seed, arguments.out), seeds))
         results = pool.map(
             lambda job: run(job, states[job.seed], arguments.epochs, arguments.out), wanted
@@ -146,7 +146,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--rows", nargs="+", default=[], choices=[row.name for row in ROWS])
     parser.add_argument("--out", type=Path, default=CACHE / "compression")
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--plot", type=Path, help="an SVG of the trade-off")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings at a time")
     arguments = parser.parse_args()
     results = list(measured(arguments))
     floats = [float(r["test"]) for job, r in results if job.method == "float"]
