@@ -202,7 +202,7 @@ def with_facts(draft: Draft, facts: Mapping[str, str]) -> Draft:
 def synthesis_of(source: Draft) -> Synthesis:
     """How made-up pictures become inputs of this model."""
     spec = source.manifest.input
-    return Synthesis(mean=spec.mean, std=spec.std)
+    return Synthesis(mean=spec.mean, std=spec.std, is_channels_last=spec.layout == "NHWC")
 
 
 def precision_of(made: CodedModel, options: QuantizeOptions) -> Precision:

@@ -31,11 +31,13 @@ class Synthesis:
         mean, std: Per channel or one for all, in units of 0 to 255: input = (pixel - mean) / std,
             as the manifest of a model says.
         count: How many to make.
+        is_channels_last: Whether the input is (1, height, width, channels).
     """
 
     mean: tuple[float, ...] = (127.5,)
     std: tuple[float, ...] = (64.0,)
     count: int = 32
+    is_channels_last: bool = False
 
 
 def synthesise(
@@ -44,14 +46,17 @@ def synthesise(
     seed: int,
     mean: tuple[float, ...] = (127.5,),
     std: tuple[float, ...] = (64.0,),
+    *,
+    is_channels_last: bool = False,
 ) -> Iterator[Floats]:
     """Make inputs of an image network, or normal noise for any other shape.
 
     Args:
-        input_shape: (1, channels, height, width); with another number of axes there is no picture.
+        input_shape: (1, channels, height, width), or with the channels last; with another number
+            of axes there is no picture.
         count: How many.
         seed: The same seed makes the same inputs.
-        mean, std: See ``Synthesis``.
+        mean, std, is_channels_last: See ``Synthesis``.
 
     Returns:
         float32 arrays of ``input_shape``.
@@ -62,7 +67,9 @@ def synthesise(
     rng = np.random.default_rng(seed)
     if len(input_shape) != 4:
         return (rng.standard_normal(input_shape).astype(np.float32) for _ in range(count))
-    channels = input_shape[1]
+    order = (0, 2, 3, 1) if is_channels_last else (0, 1, 2, 3)
+    inner = input_shape[1:] if not is_channels_last else (input_shape[3], *input_shape[1:3])
+    channels = inner[0]
     if not {len(mean), len(std)} <= {1, channels} or min(std) <= 0:
         raise InvalidInput(
             f"mean {mean} and std {std} do not fit {channels} channels",
@@ -70,7 +77,9 @@ def synthesise(
         )
     shift, scale = (np.array(of, np.float32).reshape(-1, 1, 1) for of in (mean, std))
     return (
-        ((picture(rng, input_shape[1:]) - shift) / scale)[np.newaxis].astype(np.float32)
+        np.ascontiguousarray(
+            ((picture(rng, inner) - shift) / scale)[np.newaxis].transpose(order), np.float32
+        )
         for _ in range(count)
     )
 

@@ -40,9 +40,9 @@ def few_inputs(
     if footage is not None:
         chosen = frames[:: max(1, len(frames) // _FEW)][:_FEW]
         return tuple(make_input(frame, spec) for frame in footage.read(chosen))
-    planes = synthesise((1, 3, spec.height, spec.width), _FEW, seed, spec.mean, spec.std)
-    order = (0, 1, 2, 3) if spec.layout == "NCHW" else (0, 2, 3, 1)
-    return tuple(np.ascontiguousarray(tensor.transpose(order), spec.dtype) for tensor in planes)
+    is_last = spec.layout == "NHWC"
+    made = synthesise(spec.shape, _FEW, seed, spec.mean, spec.std, is_channels_last=is_last)
+    return tuple(tensor.astype(spec.dtype) for tensor in made)
 
 
 def collect_facts(

@@ -25,6 +25,14 @@ def test_mean_and_std_are_those_of_the_manifest() -> None:
     np.testing.assert_allclose(normalised[0, 1], (plain[0, 1] - 20) / 4, rtol=1e-5)
 
 
+def test_channels_may_come_last() -> None:
+    mean, std = (10.0, 20.0, 30.0), (2.0, 4.0, 8.0)
+    first = next(synthesise(SHAPE, 1, 1, mean, std))
+    last = next(synthesise((1, 64, 96, 3), 1, 1, mean, std, is_channels_last=True))
+    np.testing.assert_array_equal(last, first.transpose(0, 2, 3, 1))
+    assert last.flags.c_contiguous
+
+
 def test_neighbours_are_alike_and_power_falls_with_frequency() -> None:
     pictures = np.concatenate(list(synthesise((1, 1, 128, 128), 20, seed=2)))[:, 0]
     neighbours = np.corrcoef(pictures[:, :, 1:].ravel(), pictures[:, :, :-1].ravel())[0, 1]
