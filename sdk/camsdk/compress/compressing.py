@@ -186,7 +186,7 @@ def _work(options: CompressOptions, split: ClipSplit | None) -> dict[str, float]
         work["quantize"] *= 1.6
     if options.budget is not None:
         budget = options.budget
-        work["share out"] = 150.0 * len(budget.bit_widths) * len(budget.sparsities)
+        work["share out"] = 400.0 * len(budget.bit_widths) * len(budget.sparsities)
     if options.train is not None:
         work["train"] = 25.0 * options.train.epochs * inputs
         work |= {"emit trained": 60.0, "evaluate trained": 4.0 * frames}

@@ -10,6 +10,7 @@ import pytest
 
 from camsdk.artifact.bundle import pack, read_unverified
 from camsdk.cli.compress_options import DEFAULT_EPOCHS, Wishes
+from camsdk.compress import compressing
 from camsdk.compress.options import Block, CodeSet, Filter, NOfM
 from support.artifacts import make_bundle
 from support.clips import scene, write_video
@@ -97,6 +98,21 @@ def test_low_bits_with_data_are_trained_and_told_of(
     facts = json.loads(out.with_suffix(".json").read_text())
     assert len(facts["history"]["loss"]) == 3
     assert 0.5 <= facts["sparsity"] < 0.7  # of those that stay some round to 0
+
+
+def test_an_interrupted_training_says_how_to_go_on(
+    camctl: "Camctl", small: Path, yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compressing, "compress", interrupted)
+    few = ("--data", yard, "--calibration", "4", "--evaluation", "4", "--work", tmp_path / "kept")
+    outcome = camctl("model", "compress", small, *few, "--bits", "3")
+    assert outcome.code != 0
+    assert f"the same command goes on from what is kept in {tmp_path / 'kept'}" in outcome.err
+    outcome = camctl("model", "compress", small, *few, "--bits", "4")
+    assert "goes on from" not in outcome.err
 
 
 WISHES = Wishes(

@@ -14,6 +14,7 @@ from camsdk.compress import compressing
 from camsdk.compress.compressing import Compressed, compress
 from camsdk.compress.footage import open_footage
 from camsdk.compress.graph.layers import list_layers
+from camsdk.compress.latency import DeviceProfile
 from camsdk.compress.options import (
     Budget,
     CodeSet,
@@ -160,6 +161,22 @@ def test_a_budget_of_work_is_met_by_zeros(clip: Path, unpruned: Compressed) -> N
     assert made.facts.nonzero_macs <= limit * 1.01
     assert {layer.bit_width for layer in made.facts.layers} == {7}
     assert made.draft.manifest.lineage.options["layer_sparsity"]
+
+
+def test_a_budget_of_time_is_met_by_a_device_that_skips_zeros(clip: Path) -> None:
+    rows = {"Conv": {8: 1.0, 2: 0.5}}
+    profile = DeviceProfile("fpga", "model", ns_per_mac=rows, skips_zeros=True)
+    layers = list_layers(onnx.load_from_string(small_detector().model))
+    limit = 0.3e-6 * sum(layer.macs for layer in layers)
+    made = compress(
+        small_detector(), None, CompressOptions(budget=Budget("latency", limit, "fpga")),
+        hardware=("fpga",), profile=profile,
+    )  # fmt: skip
+    bits = {layer.name: layer.bit_width or 32 for layer in made.facts.layers}
+    sparsity = {layer.name: layer.sparsity for layer in made.facts.layers}
+    spent = sum(profile.predict_ms(x, bits[x.name], sparsity[x.name]) for x in layers)
+    assert 0.5 * limit < spent <= 1.01 * limit
+    assert made.draft.manifest.lineage.options["budget_device"] == "fpga"
 
 
 def test_a_budget_that_cannot_be_met_names_the_nearest_that_can(clip: Path) -> None:
