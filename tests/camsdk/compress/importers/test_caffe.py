@@ -118,6 +118,20 @@ def test_training_layers_are_left_out_and_version_1_is_read(tmp_path: Path) -> N
     np.testing.assert_array_equal(found["r"], np.maximum(data, 0))
 
 
+def test_the_constant_of_a_response_normalization_counts(tmp_path: Path) -> None:
+    """By the formula of Caffe's documentation: OpenCV, the oracle elsewhere, leaves ``k`` out."""
+    paths = write(
+        tmp_path,
+        HEAD.replace("dim: 2", "dim: 4") + 'layer { name: "y" type: "LRN" bottom: "data" top: "y" '
+        "lrn_param { local_size: 3 alpha: 0.1 beta: 0.75 k: 2 } }",
+    )
+    data = np.random.default_rng(1).normal(size=(1, 4, 5, 5)).astype(np.float32)
+    squares = np.pad(data**2, ((0, 0), (1, 1), (0, 0), (0, 0)))
+    around = squares[:, :-2] + squares[:, 1:-1] + squares[:, 2:]
+    found = run(import_caffe(*paths), data)["y"]
+    np.testing.assert_allclose(found, data * (2 + 0.1 / 3 * around) ** -0.75, rtol=1e-5)
+
+
 def test_missing_files_and_wrong_names() -> None:
     with pytest.raises(NotFound):
         import_caffe(Path("none.prototxt"), Path("none.caffemodel"))
