@@ -62,6 +62,27 @@ def test_elements_reach_exactly_the_target_over_all_layers(
 
 
 @settings(deadline=None)
+@given(importances(), st.lists(st.integers(1, 50), min_size=3, max_size=3), sparsities)
+def test_costs_saved_are_the_most_that_the_ranking_allows_within_the_target(
+    importance: dict[str, NDArray[Any]], prices: list[int], sparsity: float
+) -> None:
+    costs = dict(zip(importance, prices, strict=False))
+    masks = find_masks(importance, sparsity, costs=costs)
+    cost = np.concatenate([np.full(a.size, costs[name]) for name, a in importance.items()])
+    score = np.concatenate([a.ravel() for a in importance.values()])
+    keep = np.concatenate([masks[name].ravel() for name in importance])
+    best = np.concatenate([(a == a.max()).ravel() for a in importance.values()])
+    target = round(sparsity * int(cost.sum()))
+    saved = int(cost[~keep].sum())
+    assert saved <= target
+    left = keep & ~best
+    if left.any():
+        following = np.flatnonzero(left)[np.argmin(score[left])]
+        assert saved + cost[following] > target
+        assert (score[~keep] <= score[following]).all()
+
+
+@settings(deadline=None)
 @given(importances(), sparsities)
 def test_each_layer_reaches_the_target_by_itself(
     importance: dict[str, NDArray[Any]], sparsity: float
