@@ -1,0 +1,47 @@
+"""A training goes on from what rounding after training has found."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from camsdk.compress.coded_model import CodedModel
+from camsdk.compress.options import (
+    CodeSet,
+    CompressOptions,
+    QuantizeOptions,
+    TrainOptions,
+    WeightOptions,
+)
+from camsdk.compress.ptq.quantizing import quantize_after_training
+from camsdk.compress.training.compressing import School, learn_codes
+from camsdk.vision.frames import Frame
+from support.small_detector import SIZE, small_detector
+
+
+def frames(count: int) -> list[Frame]:
+    rng = np.random.default_rng(0)
+    halves = np.full((SIZE // 2, SIZE // 2), 128, np.uint8)
+    return [
+        Frame(index, float(index), rng.integers(16, 236, (SIZE, SIZE), np.uint8), halves, halves)
+        for index in range(count)
+    ]
+
+
+def test_a_training_that_moves_nothing_keeps_the_codes_of_rounding() -> None:
+    torch.set_num_threads(1)
+    source = small_detector()
+    model = onnx.load_from_string(source.model)
+    quantize = QuantizeOptions(WeightOptions(CodeSet(3)), rounding="gptq")
+    made = quantize_after_training(model, quantize, seed=0)
+    rounded = CodedModel(made.model, made.weights, made.activations)
+    train = TrainOptions(epochs=1, batch_size=2, learning_rate=1e-12)
+    school = School(model, source.manifest, frames(2), None)
+    learned = learn_codes(school, rounded, CompressOptions(quantize, train=train)).coded
+    for name in ("conv1", "conv2"):
+        np.testing.assert_array_equal(learned.weights[name].codes, rounded.weights[name].codes)
+        assert learned.weights[name].scale == pytest.approx(rounded.weights[name].scale, rel=1e-5)
+    # The first and the last layer train at 8 bits, so they begin with their float weights.
+    for name in ("conv0", "head"):
+        assert np.abs(learned.weights[name].codes).max() > 100
+        assert len(np.unique(learned.weights[name].codes)) > 20
