@@ -69,7 +69,8 @@ def freeze(folder: Path, target: Path, *, on_progress: Progress | None = None) -
     """
     with tempfile.TemporaryDirectory(prefix="camsdk-freeze-") as work:
         facts = Path(work) / "facts.json"
-        said = run(["freeze", str(folder.absolute()), str(target), str(facts)], work, on_progress)
+        arguments = ["freeze", str(folder.absolute()), str(target), str(facts)]
+        said = run(arguments, work, target.parent, on_progress)
         if said.code != 0 or not target.is_file() or not facts.is_file():
             raise UnsupportedModel(
                 f"TensorFlow cannot freeze {folder}: {said.text}",
@@ -88,7 +89,8 @@ def convert_tflite(path: Path, target: Path, *, on_progress: Progress | None = N
         As ``freeze``.
     """
     with tempfile.TemporaryDirectory(prefix="camsdk-tflite-") as work:
-        said = run(["tflite", str(path.absolute()), str(target)], work, on_progress)
+        arguments = ["tflite", str(path.absolute()), str(target)]
+        said = run(arguments, work, target.parent, on_progress)
         if said.code != 0 or not target.is_file():
             raise UnsupportedModel(
                 f"tf2onnx cannot convert {path}: {said.text}",
@@ -96,11 +98,14 @@ def convert_tflite(path: Path, target: Path, *, on_progress: Progress | None = N
             )
 
 
-def run(arguments: Sequence[str], work: str, on_progress: Progress | None = None) -> Said:
+def run(
+    arguments: Sequence[str], work: str, results: Path, on_progress: Progress | None = None
+) -> Said:
     """Run ``environment_child.py`` in the environment, which is made if it is not there.
 
     Args:
         work: Folder that it runs in.
+        results: Folder of what it writes; both alone may be written to.
     """
     python = ensure(on_progress=on_progress)
     (on_progress or _silent)("converting with TensorFlow")
@@ -109,6 +114,7 @@ def run(arguments: Sequence[str], work: str, on_progress: Progress | None = None
         timeout_s=RUN_TIMEOUT_S,
         memory_bytes=RUN_MEMORY_BYTES,
         cwd=work,
+        writable=[results],
         environment=_QUIET,
     )
 

@@ -1,7 +1,8 @@
 """Runs an importer in a process of its own, with a deadline and a limit of memory.
 
 A model file from a stranger can be made to take any time and any memory, or to crash a library. So
-the importer runs in a child without standard input, and only a checked ONNX file comes back. This
+the importer runs in a child without standard input, which can write to its working folder alone and
+connect to nothing (``confinement``), and only a checked ONNX file comes back. This
 module is both sides: ``python -m camsdk.compress.importers.sandbox`` is the child.
 """
 
@@ -140,9 +141,18 @@ def run_limited(
     timeout_s: float,
     memory_bytes: int,
     cwd: str,
+    writable: Sequence[Path] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Said:
     """Run a program in a group of its own, without input, within limits.
+
+    Args:
+        command: A path and its arguments.
+        timeout_s: Wall-clock deadline.
+        memory_bytes: Of address space.
+        cwd: The folder that it runs in and may write to.
+        writable: Other folders that it may write to.
+        environment: Variables besides those of this process.
 
     Raises:
         DeadlineExceeded: It was killed, with all that it started.
@@ -150,12 +160,12 @@ def run_limited(
     log_path = Path(cwd) / "said.txt"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            _limited(command, memory_bytes, timeout_s),
+            _limited([*_confined(cwd, writable), *command], memory_bytes, timeout_s),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd=cwd,
-            env={**os.environ, **_THREADS, **(environment or {})},
+            env={**os.environ, **_THREADS, "TMPDIR": cwd, **(environment or {})},
             start_new_session=True,
         )
         try:
@@ -168,6 +178,11 @@ def run_limited(
             _kill_group(process)
     data = log_path.read_bytes()[-_MESSAGE_BYTES:]
     return Said(code, data.decode(errors="replace"))
+
+
+def _confined(cwd: str, writable: Sequence[Path]) -> list[str]:
+    script = str(Path(__file__).with_name("confinement.py"))
+    return [sys.executable, "-I", "-S", script, cwd, *map(str, writable), "--"]
 
 
 def _limited(command: Sequence[str], memory_bytes: int, timeout_s: float) -> list[str]:
