@@ -77,13 +77,32 @@ def export(
 
 def _as_mnn(draft: "Draft", bits: int | None) -> tuple[bytes, dict[str, Any]]:
     demand("onnx", "onnxslim", "MNN")
+    import numpy as np
     import onnx
 
-    from camsdk.compress.mnn import DEFAULT_BITS, export_mnn, from_quantized, suited
+    from camsdk.compress.mnn import (
+        DEFAULT_BITS,
+        export_mnn,
+        from_quantized,
+        relative_error,
+        suited,
+    )
     from camsdk.compress.report.collect import few_inputs
+    from camsdk.compress.sessions import Session
 
     model, coded_bits = from_quantized(onnx.load_from_string(draft.model))
     kept = bits or coded_bits or DEFAULT_BITS
     options = suited(coded_bits, None if kept == _FLOAT_BITS else kept)
-    made = export_mnn(model, few_inputs(draft, None, ())[:2], options)
-    return made.content, {"weight_bits": kept, "relative_error": made.relative_error}
+    inputs = few_inputs(draft, None, ())[:2]
+    made = export_mnn(model, inputs, options)
+    own, unrounded = Session(draft.model), Session(model.SerializeToString())
+    rounding = max(
+        relative_error(np.asarray(value), np.asarray(unrounded.infer(tensor)[name]))
+        for tensor in inputs
+        for name, value in own.infer(tensor).items()
+    )
+    return made.content, {
+        "weight_bits": kept,
+        "relative_error": made.relative_error,
+        "rounding_of_activations": rounding,
+    }

@@ -23,6 +23,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from camsdk.compress.graph.limits import with_limits
 from camsdk.compress.importers.dequantize import without_quantization
 from camsdk.compress.sessions import Array, Session
 from camsdk.errors import InvalidInput, NotFound, UnsupportedModel
@@ -48,14 +49,14 @@ class MnnOptions:
             codes of as many bits times a scale a filter (``codes.CodedTensor``) stay as they are
             in every filter that uses its largest code, since MNN takes the scale from the largest
             weight. Weights that were never quantized fare a little better without.
-        max_relative_error: Of any output against onnxruntime, L2 norm over L2 norm; None takes
+        maxrelative_error: Of any output against onnxruntime, L2 norm over L2 norm; None takes
             ``ERROR_BY_BITS``.
     """
 
     weight_bits: int | None = DEFAULT_BITS
     block_size: int | None = None
     is_symmetric: bool = True
-    max_relative_error: float | None = None
+    maxrelative_error: float | None = None
 
     def __post_init__(self) -> None:
         if self.weight_bits is not None and self.weight_bits not in ERROR_BY_BITS:
@@ -106,7 +107,7 @@ def export_mnn(
         float_error = work.compare(exact, FLOAT_ERROR)
         if options.weight_bits is None:
             return MnnExport(exact.read_bytes(), float_error, float_error)
-        limit = options.max_relative_error or ERROR_BY_BITS[options.weight_bits]
+        limit = options.maxrelative_error or ERROR_BY_BITS[options.weight_bits]
         small = work.convert("quantized.mnn", _arguments(options))
         error = work.compare(small, limit)
         return MnnExport(small.read_bytes(), error, float_error)
@@ -119,14 +120,13 @@ def from_quantized(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int | None]
         model: In QDQ form or in float; not changed.
 
     Returns:
-        The model in float, each coded weight being the float that it stands for, roundings of
-        activations left out; and the bits in which MNN holds every code, None where there are none.
+        The model in float, each coded weight being the float that it stands for; activations are
+        limited to their ranges, in which a Relu may have vanished, but not rounded. And the bits
+        in which MNN holds every code, None where there are none.
 
     Raises:
         UnsupportedModel: Something is computed in integers.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     largest = 0
     for node in model.graph.node:
@@ -138,7 +138,7 @@ def from_quantized(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int | None]
                 codes = codes - int(numpy_helper.to_array(zero))
             largest = max(largest, int(np.abs(codes).max(initial=0)))
     bits = max(2, largest.bit_length() + 1) if largest else None
-    return without_quantization(result), bits
+    return without_quantization(with_limits(model)), bits
 
 
 def suited(coded_bits: int | None, weight_bits: int | None) -> MnnOptions:
@@ -203,7 +203,7 @@ class _Workplace:
             raise UnsupportedModel(f"the file that MNN wrote does not run: {said}")
         with np.load(found, allow_pickle=False) as arrays:
             pairs = [(arrays[f"o{i}"], expected[name]) for i, name in enumerate(self._outputs)]
-        return max(_relative_error(actual, wanted) for actual, wanted in pairs)
+        return max(relative_error(actual, wanted) for actual, wanted in pairs)
 
     def _run(self, *arguments: str) -> str:
         """Run MNN; the end of what it said."""
@@ -222,7 +222,7 @@ class _Workplace:
         return said or f"its process ended with {done.returncode}"
 
 
-def _relative_error(actual: NDArray[Any], wanted: NDArray[Any]) -> float:
+def relative_error(actual: NDArray[Any], wanted: NDArray[Any]) -> float:
     """L2 norm of the difference over that of ``wanted``; infinite where shapes or NaN differ."""
     if actual.shape != wanted.shape or not np.isfinite(actual).all():
         return float("inf")

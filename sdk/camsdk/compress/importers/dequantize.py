@@ -1,21 +1,12 @@
 """Quantized ONNX back to float: constants get their values, roundings of activations go away."""
 
-from typing import Final
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from camsdk.compress.graph.limits import MOVES
 from camsdk.errors import UnsupportedModel
-
-_MOVES: Final = frozenset(
-    {
-        *("Concat", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice"),
-        *("Split", "Squeeze", "Transpose", "Unsqueeze"),
-    }
-)
-"""Operators that give the same in integers as in float: they only pick and move values."""
 
 Grid = tuple[bytes, bytes]
 """Scale and zero point of a quantized tensor, as bytes to compare."""
@@ -70,7 +61,7 @@ class _Walk:
         grids = {self._grids[name] for name in node.input if name in self._grids}
         if not grids:
             return True
-        if node.op_type not in _MOVES or len(grids) > 1:
+        if node.op_type not in MOVES or len(grids) > 1:
             raise UnsupportedModel(
                 f"node {node.name!r} ({node.op_type}) computes in integers",
                 "give the float model that this one was made from",
