@@ -23,9 +23,10 @@ def run(folder: Path, program: str, *arguments: object) -> Said:
     return run_limited(command, timeout_s=30.0, memory_bytes=1 << 30, cwd=str(inside))
 
 
-@pytest.fixture(autouse=True)
-def _a_kernel_that_promises(tmp_path: Path) -> None:
-    if run(tmp_path, PROMISES, tmp_path).code == 7:
+@pytest.fixture(scope="module", autouse=True)
+def _a_kernel_that_promises(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("promises")
+    if run(folder, PROMISES, folder).code == 7:
         pytest.skip("this kernel has no Landlock")
 
 
