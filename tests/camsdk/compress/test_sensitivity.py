@@ -122,7 +122,7 @@ def test_codes_of_one_layer_alone_are_measured() -> None:
 
 def count_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """One second passes between two looks at the clock."""
-    clock = SimpleNamespace(monotonic=iter(range(100)).__next__)
+    clock = SimpleNamespace(thread_time=iter(range(100)).__next__)
     monkeypatch.setattr(sensitivity, "time", clock)
 
 

@@ -16,7 +16,7 @@ _PROBES: Final = {"noise": "noise to signal", "sensitivity": "sensitivity"}
 
 
 def layers(facts: RunFacts) -> str:
-    """One row a layer, with bars that compare it with the others."""
+    """A line with its name and one with its figures, with bars that compare it with the others."""
     if not facts.layers:
         return ""
     largest = {
@@ -25,13 +25,12 @@ def layers(facts: RunFacts) -> str:
         "sensitivity": max(layer.sensitivity or 0.0 for layer in facts.layers),
     }
     rows = "".join(_row(layer, largest, _shared(facts.layers)) for layer in facts.layers)
-    columns = ["layer", "bits: weights, inputs", "zeros", "million MACs, share left"]
+    columns = ["bits: weights, inputs", "zeros", "million MACs, share left"]
     columns += [title for key, title in _PROBES.items() if largest[key]]
     titles = "".join(f"<th>{name}</th>" for name in columns)
     return (
-        f'<section><h2>Layers</h2><div class="scroll"><table class="layers"><thead><tr>{titles}'
-        f'</tr></thead>{rows}</table></div><p class="soft">{_explained(facts, largest)}'
-        "</p></section>"
+        f'<section><h2>Layers</h2><table class="layers"><thead><tr>{titles}</tr></thead>{rows}'
+        f'</table><p class="soft">{_explained(facts, largest)}</p></section>'
     )
 
 
@@ -48,9 +47,9 @@ def _row(layer: LayerFacts, largest: Mapping[str, float], shared: str) -> str:
     probes = {"noise": layer.noise_to_signal, "sensitivity": layer.sensitivity}
     cells += [_figure(value, largest[key]) for key, value in probes.items() if largest[key]]
     return (
-        f'<tr><th title="{html.escape(layer.name)}">{_breakable(layer.name, shared)}'
-        f"<small>{html.escape(layer.operator)}, {shape}</small>"
-        f"</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        f'<tbody><tr><th colspan="{len(cells)}">{_breakable(layer.name, shared)} '
+        f"<small>{html.escape(layer.operator)}, {shape}</small></th></tr>"
+        f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr></tbody>"
     )
 
 

@@ -19,7 +19,7 @@ from camsdk.errors import UnsupportedModel
 FLOAT: Final = "float"
 COMPRESSED: Final = "compressed"
 _LEAST_S: Final = 2.0
-_SENSITIVITY_SHARE: Final = 0.15
+_SENSITIVITY_SHARE: Final = 0.2
 _LATENCY_SHARE: Final = 0.1
 
 
@@ -47,7 +47,7 @@ def probe(
         source, draft: The float artifact and the compressed one.
         made: What the compressed one was emitted from.
         inputs: A few of the model's.
-        spent_s: Seconds that the run has taken; what follows takes some 15% of it for layers and
+        spent_s: Seconds that the run has taken; what follows takes up to 20% of it for layers and
             10% for rounds of inferences, two seconds each at the least.
     """
     start_s = time.monotonic()

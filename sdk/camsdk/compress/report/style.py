@@ -33,9 +33,9 @@ th { font-weight: 500; } thead th { color: var(--soft); font-size: .82rem; verti
   overflow-wrap: normal; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.said { text-align: right; }
-.scroll { overflow-x: auto; } .layers { min-width: 46rem; } .layers td { min-width: 4.2rem; }
-.layers th:first-child { position: sticky; left: 0; background: var(--panel); width: 13rem;
-  max-width: 13rem; } .layers small { display: block; }
+.layers { table-layout: fixed; } .layers tbody th { border: 0; padding-bottom: 0; }
+.layers td { padding-top: 0; }
+.layers tbody td { border-bottom: 1px solid var(--line); }
 .bar { display: block; height: 6px; margin-top: .15rem; border-radius: 3px;
   background: var(--rail); }
 .bar i { display: block; height: 100%; border-radius: 3px; background: var(--fill); }
@@ -49,10 +49,6 @@ figure { margin: 0; min-width: 0; } img { width: 100%; height: auto; display: bl
 .pair { display: grid; gap: .6rem; grid-template-columns: 1fr 1fr; margin-bottom: 1rem; }
 @media (max-width: 36rem) { body { padding: 1rem .6rem 2rem; } section { padding: .8rem; }
   .pair.pictures { grid-template-columns: 1fr; }
-  .layers { min-width: 0; font-size: .72rem; }
-  .layers td { min-width: 2.2rem; white-space: nowrap; }
-  .layers th, .layers td { padding-right: .35rem; } .layers thead th { font-size: .7rem; }
-  .layers small { font-size: .68rem; }
-  .layers th:first-child { width: 5.2rem; max-width: 5.2rem; } }
+  .layers { font-size: .8rem; } .layers thead th { font-size: .7rem; } }
 @media print { body { max-width: none; } section { break-inside: avoid; } }
 """
