@@ -18,6 +18,7 @@ from itertools import pairwise
 from typing import Final
 
 from camsdk.compress.graph.layers import Layer
+from camsdk.compress.latency import FLOAT_BITS as FLOAT_BITS
 from camsdk.compress.latency import DeviceProfile
 from camsdk.compress.options import (
     MAX_POWER_OF_TWO_BITS,
@@ -28,8 +29,6 @@ from camsdk.compress.options import (
     WeightOptions,
 )
 from camsdk.errors import InvalidInput
-
-FLOAT_BITS: Final = 32
 
 
 @dataclass(frozen=True, order=True)

@@ -87,6 +87,11 @@ class Allotter:
             on_progress=None if on_progress is None else lambda s: on_progress(int(1000 * s), 1000),
         )
 
+    @property
+    def profile(self) -> DeviceProfile | None:
+        """What times are predicted from; None for a budget of bytes or work."""
+        return self._profile if self._budget.kind == "latency" else None
+
     def allot(self, limit: float) -> Allotment:
         """The best choices within a limit, which may be another than the budget's.
 

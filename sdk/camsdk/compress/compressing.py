@@ -30,7 +30,7 @@ from camsdk.compress.coded_model import CodedModel
 from camsdk.compress.evaluate import Agreement
 from camsdk.compress.footage import Footage
 from camsdk.compress.graph.optimise import Report, optimise
-from camsdk.compress.latency import DeviceProfile
+from camsdk.compress.latency import DeviceProfile, predict_model_ms
 from camsdk.compress.options import CompressOptions, Filter, PruneOptions
 from camsdk.compress.packaging import CPU_HARDWARE, Draft
 from camsdk.compress.ptq.synthetic import Synthesis
@@ -202,6 +202,7 @@ class _Run:
         self._material, self._options = material, options
         self._steps, self._folder = steps, work
         self._checkpoints: list[Path] = []
+        self._profile: DeviceProfile | None = None
 
     def through(self, profile: DeviceProfile | None) -> Compressed:
         material = self._material
@@ -250,6 +251,7 @@ class _Run:
                 profile=profile,
                 on_progress=tell,
             )
+        self._profile = allotter.profile
         limit = budget.limit
         for _ in range(_ATTEMPTS):
             found = allotter.allot(limit)
@@ -336,6 +338,9 @@ class _Run:
             inputs=few,
         )
         facts = _of_training(facts, candidates)
+        if self._profile is not None:
+            predicted = predict_model_ms(self._profile, best.made.model, best.made.weights)
+            facts = replace(facts, predicted_ms=predicted)
         if material.footage is not None and material.split is not None:
             frames = material.split.evaluation
             samples = draw_samples(material.source, draft, material.footage, frames)

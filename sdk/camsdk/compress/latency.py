@@ -28,8 +28,12 @@ import onnx
 import onnxruntime
 import yaml
 
+from camsdk.compress.codes import CodedTensor
 from camsdk.compress.graph.layers import LAYER_OPERATORS, Layer, list_layers
 from camsdk.errors import InvalidInput
+
+FLOAT_BITS: Final = 32
+"""Bit width of weights that are left in float."""
 
 MsByBits = Mapping[int, float]
 _FUSED: Final = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "Add"})
@@ -75,6 +79,35 @@ class DeviceProfile:
             )
         time_ms = by_bits[min(wide_enough)]
         return time_ms * (1 - sparsity) if self.skips_zeros else time_ms
+
+
+def predict_model_ms(
+    profile: DeviceProfile, model: onnx.ModelProto, weights: Mapping[str, CodedTensor]
+) -> dict[str, float]:
+    """Sums over layers, of the float model and of the compressed one; the other operators of a
+    model are in no profile.
+
+    Args:
+        model: In float.
+        weights: By layer name; what is missing stays in float.
+
+    Returns:
+        By ``DEVICE, float`` and ``DEVICE, compressed``; without what the profile does not list.
+    """
+    found = {}
+    for variant, coded in (("float", {}), ("compressed", weights)):
+        try:
+            found[f"{profile.device}, {variant}"] = sum(
+                profile.predict_ms(
+                    layer,
+                    coded[layer.name].code_set.bit_width if layer.name in coded else FLOAT_BITS,
+                    float(np.mean(coded[layer.name].codes == 0)) if layer.name in coded else 0.0,
+                )
+                for layer in list_layers(model)
+            )
+        except InvalidInput:
+            continue
+    return found
 
 
 def load_profile(path: Path) -> DeviceProfile:

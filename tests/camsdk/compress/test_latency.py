@@ -1,5 +1,6 @@
 """Profiles say what they were told, survive a file, and measure every layer of a model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +8,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from camsdk.compress.codes import CodedTensor
 from camsdk.compress.graph.layers import Layer, list_layers
 from camsdk.compress.latency import (
     DeviceProfile,
     load_profile,
     measure_profile,
+    predict_model_ms,
     profile_layers,
     save_profile,
 )
+from camsdk.compress.options import CodeSet
 from camsdk.errors import InvalidInput
 
 LAYER = Layer("first", "Conv", "w", None, (8, 8, 3, 3), 0, 1, "x", "y", 2_000_000)
@@ -54,6 +58,26 @@ def model() -> onnx.ModelProto:
 
 def test_a_layer_runs_in_the_next_wider_kernel() -> None:
     assert [PROFILE.predict_ms(LAYER, bits) for bits in (2, 8, 32)] == [0.5, 0.5, 1.0]
+
+
+def test_a_model_takes_the_sum_of_its_layers_with_their_bits_and_zeros() -> None:
+    rows = {"large": {8: 1.0, 32: 4.0}, "small": {8: 0.5, 32: 1.0}, "linear": {8: 0.1, 32: 0.2}}
+    layers = {layer.name: layer for layer in list_layers(model())}
+    codes = np.zeros(layers["large"].shape, np.int8)
+    codes[:8] = 1  # a quarter
+    coded = {"large": CodedTensor(codes, np.ones(32, np.float32), CodeSet(3))}
+    profile = DeviceProfile("npu", "model", rows)
+    assert predict_model_ms(profile, model(), coded) == pytest.approx(
+        {"npu, float": 5.2, "npu, compressed": 2.2}
+    )
+    skipping = replace(profile, skips_zeros=True)
+    assert predict_model_ms(skipping, model(), coded)["npu, compressed"] == pytest.approx(1.45)
+    only_8 = replace(profile, ms_by_layer={name: {8: row[8]} for name, row in rows.items()})
+    everything = {
+        name: CodedTensor(np.ones(layer.shape, np.int8), np.ones((), np.float32), CodeSet(8))
+        for name, layer in layers.items()
+    }
+    assert predict_model_ms(only_8, model(), everything) == pytest.approx({"npu, compressed": 1.6})
 
 
 def test_unlisted_layers_are_predicted_from_their_operator() -> None:
