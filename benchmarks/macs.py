@@ -90,52 +90,61 @@ def standard_error(accuracies: Sequence[float]) -> float:
     return 100 * math.sqrt(share * (1 - share) / (PICTURES * len(accuracies)))
 
 
+@dataclass(frozen=True)
+class Axes:
+    """From shares and drops to pixels, a margin on all sides."""
+
+    right: float
+    low: float
+    high: float
+
+    def x(self, share: float) -> float:
+        return _MARGIN + share / self.right * (_WIDTH - 2 * _MARGIN)
+
+    def y(self, drop: float) -> float:
+        return _MARGIN + (drop - self.low) / (self.high - self.low) * (_HEIGHT - 2 * _MARGIN)
+
+    def ticks(self) -> Iterator[str]:
+        """Every 10% and every half point."""
+        for tick in range(0, int(self.right * 100) + 1, 10):
+            at = f'x="{self.x(tick / 100):.1f}" y="{_HEIGHT - _MARGIN + 18}"'
+            yield f'<text {at} text-anchor="middle">{tick}%</text>'
+        for tick in range(math.ceil(self.low * 2), math.floor(self.high * 2) + 1):
+            at = f'x="{_MARGIN - 8}" y="{self.y(tick / 2) + 4:.1f}"'
+            yield f'<text {at} text-anchor="end">{tick / 2:+.1f}</text>'
+
+    def line(self, own: Sequence[Point]) -> Iterator[str]:
+        """Points of one kind, joined."""
+        path = " ".join(f"{self.x(p.share):.1f},{self.y(p.drop):.1f}" for p in own)
+        colour = own[0].kind[1]
+        yield f'<polyline points="{path}" fill="none" stroke="{colour}"/>'
+        for p in own:
+            at = f'cx="{self.x(p.share):.1f}" cy="{self.y(p.drop):.1f}"'
+            yield f'<circle {at} r="4" fill="{colour}"><title>{p.row}</title></circle>'
+
+
 def drawing(found: Sequence[Point], error: float) -> str:
     """SVG: share of multiply-accumulates along x, drop along y, the band of equal accuracy."""
-    low = min(-error, *(point.drop for point in found)) - 0.1
-    high = max(error, *(point.drop for point in found)) + 0.1
+    drops = [-error, error, *(point.drop for point in found)]
     right = max(point.share for point in found) * 1.1
-
-    def x(share: float) -> float:
-        return _MARGIN + share / right * (_WIDTH - 2 * _MARGIN)
-
-    def y(drop: float) -> float:
-        return _MARGIN + (drop - low) / (high - low) * (_HEIGHT - 2 * _MARGIN)
-
+    axes = Axes(right, min(drops) - 0.1, max(drops) + 0.1)
+    band = f'y="{axes.y(-error):.1f}" height="{axes.y(error) - axes.y(-error):.1f}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-        f'<rect x="{_MARGIN}" y="{y(-error):.1f}" width="{_WIDTH - 2 * _MARGIN}" '
-        f'height="{y(error) - y(-error):.1f}" fill="#e5e7eb"/>',
+        f'<rect x="{_MARGIN}" {band} width="{_WIDTH - 2 * _MARGIN}" fill="#e5e7eb"/>',
         f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 10}" text-anchor="middle">non-zero '
         "multiply-accumulates, share of the float network's</text>",
         f'<text x="{_MARGIN}" y="{_MARGIN - 24}">points of accuracy lost; grey: within the '
         "standard error</text>",
+        *axes.ticks(),
     ]
-    for tick in range(0, int(right * 100) + 1, 10):
-        parts.append(
-            f'<text x="{x(tick / 100):.1f}" y="{_HEIGHT - _MARGIN + 18}" '
-            f'text-anchor="middle">{tick}%</text>'
-        )
-    for tick in range(math.ceil(low * 2), math.floor(high * 2) + 1):
-        parts.append(
-            f'<text x="{_MARGIN - 8}" y="{y(tick / 2) + 4:.1f}" '
-            f'text-anchor="end">{tick / 2:+.1f}</text>'
-        )
-    kinds = dict.fromkeys(point.kind for point in found)
-    for index, kind in enumerate(kinds):
+    for index, kind in enumerate(dict.fromkeys(point.kind for point in found)):
         words, colour = kind
-        own = [point for point in found if point.kind == kind]
-        line = " ".join(f"{x(point.share):.1f},{y(point.drop):.1f}" for point in own)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}"/>')
-        for point in own:
-            at = f'cx="{x(point.share):.1f}" cy="{y(point.drop):.1f}"'
-            parts.append(f'<circle {at} r="4" fill="{colour}"><title>{point.row}</title></circle>')
-        parts.append(
-            f'<text x="{_MARGIN + 10 + 190 * index}" y="{_MARGIN - 6}" '
-            f'fill="{colour}">{words}</text>'
-        )
+        parts += axes.line([point for point in found if point.kind == kind])
+        at = f'x="{_MARGIN + 10 + 190 * index}" y="{_MARGIN - 6}"'
+        parts.append(f'<text {at} fill="{colour}">{words}</text>')
     return "\n".join((*parts, "</svg>\n"))
 
 
