@@ -183,6 +183,7 @@ def test_a_budget_of_time_is_met_by_a_device_that_skips_zeros(clip: Path) -> Non
     sparsity = {layer.name: layer.sparsity for layer in made.facts.layers}
     spent = sum(profile.predict_ms(x, bits[x.name], sparsity[x.name]) for x in layers)
     assert 0.5 * limit < spent <= 1.01 * limit
+    assert made.facts.predicted_ms == {"fpga, compressed": pytest.approx(spent)}
     assert made.draft.manifest.lineage.options["budget_device"] == "fpga"
 
 

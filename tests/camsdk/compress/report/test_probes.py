@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from camsdk.compress import engines
 from camsdk.compress.coded_model import CodedModel
 from camsdk.compress.codes import project
 from camsdk.compress.graph.layers import constants, list_layers
@@ -14,9 +15,12 @@ from camsdk.compress.graph.qdq import ActivationRange, emit_qdq
 from camsdk.compress.mnn import from_quantized
 from camsdk.compress.options import CodeSet
 from camsdk.compress.packaging import Draft
+from camsdk.compress.report import probes
 from camsdk.compress.report.probes import probe
 from support import models
 from support.artifacts import make_manifest
+
+pytestmark = pytest.mark.engines
 
 TENSOR = np.random.default_rng(0).normal(size=(1, 3, 16, 16)).astype(np.float32)
 NAMES = ("first", "second", "third")
@@ -56,7 +60,11 @@ def drafts(made: CodedModel) -> tuple[Draft, Draft]:
     return source, draft
 
 
-def test_coded_layers_and_the_own_engine_are_always_measured() -> None:
+def test_coded_layers_and_the_own_engine_are_always_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (engines, probes):
+        monkeypatch.setattr(module, "is_installed", lambda engine: engine == "onnxruntime")
     made = coded()
     source, draft = drafts(made)
     found = probe(source, draft, made, [TENSOR], 1.0)
@@ -74,7 +82,6 @@ def test_coded_layers_and_the_own_engine_are_always_measured() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.engines
 @pytest.mark.skipif(find_spec("MNN") is None, reason="the extra mnn is not installed")
 def test_mnn_runs_both_models() -> None:
     made = coded()
