@@ -52,7 +52,7 @@ def export(
     ] = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Writes an artifact's model for another engine, after running it there.
+    """Writes an artifact's model as a file for another engine; an MNN file has been run before.
 
     MNN keeps weights in few bits and computes in float; activations are not quantized there.
     """
