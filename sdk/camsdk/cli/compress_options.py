@@ -102,8 +102,7 @@ ImportanceOption = Annotated[
     Literal["magnitude", "taylor-1", "taylor-2"],
     typer.Option(
         "--importance",
-        help="Which weights a training prunes: the smallest, or by gradients, which say little in "
-        "a short training, as it begins with what the float network says.",
+        help="Which filters a training removes: the smallest, or by gradients.",
     ),
 ]
 MaxBytesOption = Annotated[

@@ -47,7 +47,7 @@ def lineage(
     if options.prune is not None:
         prune = options.prune
         told |= {"sparsity": f"{prune.sparsity:.4g}", "granularity": name_of(prune.granularity)}
-        if options.train is not None:
+        if options.train is not None and isinstance(prune.granularity, Filter):
             told |= {
                 "importance": prune.importance,
                 "pruned_between": f"{prune.begin:.4g} and {prune.end:.4g}",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor
@@ -19,7 +20,14 @@ from camsdk.artifact.manifest import Manifest
 from camsdk.compress.coded_model import CodedModel
 from camsdk.compress.graph.coded_weights import with_values
 from camsdk.compress.graph.layers import list_layers
-from camsdk.compress.options import CompressOptions, Filter, QuantizeOptions, TrainOptions
+from camsdk.compress.options import (
+    CompressOptions,
+    Filter,
+    NOfM,
+    PruneOptions,
+    QuantizeOptions,
+    TrainOptions,
+)
 from camsdk.compress.training.admm import AdmmMethod, with_edges_at_8_bits
 from camsdk.compress.training.checkpoint import code_digest
 from camsdk.compress.training.folding import fold
@@ -32,6 +40,9 @@ from camsdk.errors import InvalidInput
 from camsdk.vision.frames import Frame
 
 SUFFIX: Final = ".camtrain"
+
+_AT_ONCE: Final = 1e-9
+"""Progress by which all that goes is gone."""
 
 _T = TypeVar("_T")
 
@@ -74,13 +85,15 @@ def learn_codes(
     options: CompressOptions,
     layer_sparsity: Mapping[str, float] | None = None,
 ) -> Learned:
-    """Quantize a model, and prune it in the same schedule if asked to, while it trains.
+    """Train a model that has been rounded, and pruned if asked to, towards what it was in float.
 
     Args:
         rounded: What rounding after training made of the teacher, or of what was left of it. The
-            training goes on from there, which is many epochs ahead of the nearest codes.
+            training goes on from there, which is many epochs ahead of the nearest codes, and
+            weights that are gone stay away: of a detector that begins as its teacher, gradients
+            say nothing about weights, and pruning it step by step from there lost everything.
         options: With ``quantize`` and ``train``; ``prune`` of anything but filters.
-        layer_sparsity: By layer name, in place of the one for all.
+        layer_sparsity: By layer name; else that of the rounded model.
 
     Raises:
         InvalidInput: As ``trainer.train``; a layer that does not exist; no head to imitate.
@@ -88,10 +101,14 @@ def learn_codes(
         DataCorrupted: The checkpoint is damaged.
     """
     assert options.quantize is not None
-    twin = to_torch(_with_codes(rounded, options.quantize))
+    twin = to_torch(_with_codes(rounded, options))
+    prune = options.prune
+    if prune is not None:
+        prune = replace(prune, begin=0.0, end=_AT_ONCE)
+        layer_sparsity = layer_sparsity or _sparsities(rounded, prune)
     method = AdmmMethod(
         _by_module(options.quantize, twin),
-        options.prune,
+        prune,
         layer_sparsity=None if layer_sparsity is None else _renamed(layer_sparsity, twin),
     )
     task, done, checkpoint = _trained(school, twin, method, options, layer_sparsity)
@@ -150,16 +167,31 @@ def _trained(
     return task, done, checkpoint
 
 
-def _with_codes(rounded: CodedModel, options: QuantizeOptions) -> onnx.ModelProto:
-    """The float model with the values of the codes, where the training wants such codes too."""
+def _with_codes(rounded: CodedModel, options: CompressOptions) -> onnx.ModelProto:
+    """The float model with the values of the codes, where the training wants such codes too.
+
+    Pruned ones in any case: what stays has made up for what is gone.
+    """
+    assert options.quantize is not None
     layers = {layer.name: layer for layer in list_layers(rounded.model)}
-    wanted = with_edges_at_8_bits(options, tuple(layers))
+    wanted = with_edges_at_8_bits(options.quantize, tuple(layers))
     kept = {
         name: coded
         for name, coded in rounded.weights.items()
-        if (of := wanted.of(name).weights) is not None and of.code_set == coded.code_set
+        if (of := wanted.of(name).weights) is not None
+        and (options.prune is not None or of.code_set == coded.code_set)
     }
     return with_values(rounded.model, layers, kept)
+
+
+def _sparsities(rounded: CodedModel, prune: PruneOptions) -> dict[str, float] | None:
+    """Those of the layers, without the weights that rounding alone made zero: they may return."""
+    if isinstance(prune.granularity, NOfM):
+        return None  # its law says it
+    zeros = {name: int(np.sum(coded.codes == 0)) for name, coded in rounded.weights.items()}
+    sizes = {name: coded.codes.size for name, coded in rounded.weights.items()}
+    share = min(1.0, prune.sparsity * sum(sizes.values()) / max(1, sum(zeros.values())))
+    return {name: share * zeros[name] / size for name, size in sizes.items()}
 
 
 def _fitting(options: TrainOptions, examples: int) -> TrainOptions:
