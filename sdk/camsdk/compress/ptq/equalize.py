@@ -3,7 +3,9 @@
 "Data-Free Quantization Through Weight Equalization and Bias Correction" (arXiv:1906.04721). What
 lies between two layers and commutes with a positive factor per channel, such as Relu, lets that
 factor move from the first layer's filter to the second layer's inputs (equation 7). The factors
-that give both the same range (equations 9 to 11) are found pair by pair until nothing moves.
+that give both the same size are found pair by pair until nothing moves. Sizes are roots of mean
+squares where the paper has largest magnitudes (equations 9 to 11): at few bits the scale clips what
+is rare, and one outlier does not say what the others need.
 """
 
 from collections.abc import Mapping
@@ -113,6 +115,19 @@ def equalize(
     return factors
 
 
+def unbind(model: onnx.ModelProto) -> None:
+    """Relu in place of the bounded Clips between pairs; changes ``model`` and its function.
+
+    The paper's section 5.1: the bound would have to differ from channel to channel after scaling.
+    What few channels reach beyond it costs less than layers with uneven filters do at few bits.
+    """
+    limiting = {pair.limiting.output[0] for pair in find_pairs(model) if pair.limiting is not None}
+    for node in model.graph.node:
+        if node.op_type == "Clip" and node.output[0] in limiting:
+            node.op_type = "Relu"
+            del node.input[1:]
+
+
 def apply(model: onnx.ModelProto, factors: Mapping[str, Doubles]) -> None:
     """Divide layers by their factors and multiply what reads them; changes ``model``."""
     for pair in find_pairs(model):
@@ -147,10 +162,10 @@ def _channels_before(layer: Layer) -> int:
 
 
 def _by_input(weights: Doubles, layer: Layer) -> Doubles:
-    """The largest magnitude per input channel."""
+    """The size per input channel."""
     groups = layer.groups
-    grouped = np.abs(weights).reshape(groups, weights.shape[0] // groups, weights.shape[1], -1)
-    return np.asarray(grouped.max(axis=(1, 3)).reshape(-1))
+    squares = np.square(weights).reshape(groups, weights.shape[0] // groups, weights.shape[1], -1)
+    return np.asarray(np.sqrt(squares.mean(axis=(1, 3))).reshape(-1))
 
 
 def _spread(factor: Doubles, layer: Layer) -> Doubles:
@@ -160,10 +175,10 @@ def _spread(factor: Doubles, layer: Layer) -> Doubles:
     return per_filter.reshape(filters, -1, *(1,) * (len(layer.shape) - 2))
 
 
-def _step(first: Doubles, range_after: Doubles) -> Doubles:
-    range_before = np.abs(first).reshape(len(first), -1).max(axis=1)
-    is_used = (range_before > 0) & (range_after > 0)
-    ratio = np.where(is_used, range_before, 1.0) / np.where(is_used, range_after, 1.0)
+def _step(first: Doubles, after: Doubles) -> Doubles:
+    before = np.sqrt(np.square(first).reshape(len(first), -1).mean(axis=1))
+    is_used = (before > 0) & (after > 0)
+    ratio = np.where(is_used, before, 1.0) / np.where(is_used, after, 1.0)
     return np.clip(np.sqrt(ratio), 1 / _LARGEST_STEP, _LARGEST_STEP)
 
 

@@ -17,6 +17,8 @@ from camsdk.compress.graph.layers import LAYER_OPERATORS, Layer, attributes, con
 from camsdk.compress.ptq.probing import Floats, probe
 
 _SMALLEST_STD = 1e-4
+_SMALLEST_SHARE = 1e-2
+"""Of gamma that a channel's standard deviation must reach, or the channel counts as constant."""
 _LARGEST_FACTOR = 50.0
 
 
@@ -25,7 +27,7 @@ class Normalised:
     """What BatchNorm says about a layer's output on the training data.
 
     Attributes:
-        mean, std: float64 (channels,).
+        mean, std: float64 (channels,); the std is 0 of a channel that never changed.
     """
 
     mean: NDArray[np.float64]
@@ -64,6 +66,7 @@ def prepare(model: onnx.ModelProto) -> Prepared:
         for layer in list_layers(folded)
         if layer.name in known and known[layer.name][0] == layer.output
     }
+    _still_filters(folded, normalised)
     return Prepared(folded, normalised)
 
 
@@ -194,7 +197,32 @@ def _statistics_of_norms(model: onnx.ModelProto) -> dict[str, tuple[str, Normali
     found = {}
     for layer in list_layers(model):
         norm = by_input.get(layer.output)
-        if norm is not None and norm.input[1] in stored and norm.input[2] in stored:
+        if norm is not None and all(name in stored for name in norm.input[1:]):
             gamma, beta = (stored[name].astype(np.float64) for name in norm.input[1:3])
-            found[layer.name] = (norm.output[0], Normalised(beta, np.abs(gamma)))
+            # Where the variance is no larger than epsilon, the output does not reach gamma.
+            variance = np.maximum(stored[norm.input[4]].astype(np.float64), 0)
+            share = np.sqrt(variance / (variance + _epsilon(norm)))
+            std = np.where(share > _SMALLEST_SHARE, np.abs(gamma) * share, 0.0)
+            found[layer.name] = (norm.output[0], Normalised(beta, std))
     return found
+
+
+def _epsilon(norm: onnx.NodeProto) -> float:
+    value = attributes(norm).get("epsilon", 1e-5)
+    assert isinstance(value, float)
+    return value
+
+
+def _still_filters(model: onnx.ModelProto, normalised: Mapping[str, Normalised]) -> None:
+    """Filters that never answered become constants.
+
+    Folding divides them by the square root of epsilon, so what is nothing but the noise of dead
+    filters has the largest weights of all and spoils the scale of a tensor and equalization.
+    """
+    for layer in list_layers(model):
+        known = normalised.get(layer.name)
+        if known is not None and layer.bias is not None and not known.std.all():
+            is_still = known.std == 0
+            _scale_filters(model, layer, np.where(is_still, 0.0, 1.0))
+            bias = np.where(is_still, known.mean, doubles(model, layer.bias))
+            write(model, {layer.bias: bias})

@@ -4,8 +4,8 @@ A convolution is a product with the columns of its unfolded input ("im2col"); th
 rounding (``rounding``) and bias correction need, and all that is kept.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -24,17 +24,39 @@ _FEWEST_PLACES: Final = 4096
 rank with little noise. Neighbours say nearly the same."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Moments:
     """Of a layer's unfolded inputs.
 
     Attributes:
         first: float64 (groups, columns), means over all inputs and places.
         second: float64 (groups, columns, columns), means of x x^T; None if not asked for.
+        cross: Means of z x^T, the same shape, z being what the reference has in place of x; without
+            a reference z is x.
+        sampled, reference: Means of x and of z over the places that ``second`` and ``cross`` were
+            taken from.
     """
 
     first: NDArray[np.float64]
-    second: NDArray[np.float64] | None
+    second: NDArray[np.float64] | None = None
+    cross: NDArray[np.float64] | None = None
+    sampled: NDArray[np.float64] | None = None
+    reference: NDArray[np.float64] | None = None
+
+    @property
+    def about_means(self) -> "Moments":
+        """With covariances as second moments: what is left to a layer whose bias takes up the mean
+        error of its output."""
+        if self.second is None or self.cross is None:
+            return self
+        assert self.sampled is not None
+        assert self.reference is not None
+        mean = self.sampled[:, np.newaxis, :]
+        return replace(
+            self,
+            second=self.second - self.sampled[:, :, np.newaxis] * mean,
+            cross=self.cross - self.reference[:, :, np.newaxis] * mean,
+        )
 
 
 @dataclass(frozen=True)
@@ -147,49 +169,58 @@ class _Gatherer:
     def __init__(
         self, layer: Layer, node: onnx.NodeProto, inputs: int, *, with_second: bool
     ) -> None:
-        self._layer, self._node = layer, node
-        groups = layer.groups
+        self._layer, self._node, self._with_second = layer, node, with_second
         columns = int(np.prod(layer.shape[1:]))
-        self._first = np.zeros((groups, columns))
-        self._second = np.zeros((groups, columns, columns)) if with_second else None
-        self._count = self._sampled = 0
+        self._first = np.zeros((layer.groups, columns))
+        if with_second:
+            self._second, self._cross = np.zeros((2, layer.groups, columns, columns))
+            self._sampled, self._reference = np.zeros((2, layer.groups, columns))
+        self._count = self._taken = 0
         self._places = -(-max(_FEWEST_PLACES, _PLACES_PER_COLUMN * columns) // inputs)
 
-    def add(self, values: Floats, rng: np.random.Generator) -> None:
+    def add(self, values: Floats, reference: Floats, rng: np.random.Generator) -> None:
+        """What enters the layer for one input, in its model and in the reference."""
         if self._layer.operator == "Conv":
-            self._add_windows(values, rng)
-            return
-        rows = values.reshape(-1, values.shape[-1])
-        self._first += rows.sum(axis=0, dtype=np.float64)
-        self._count += len(rows)
-        self._add_sampled(rows[np.newaxis], rng)
+            sums = _sums(values, window(self._node, self._layer.shape, values.shape))
+            self._first += sums.reshape(self._first.shape)
+            shape = self._windows(values).shape
+            count = shape[1] * shape[2]
+        else:
+            rows = values.reshape(-1, values.shape[-1])
+            self._first += rows.sum(axis=0, dtype=np.float64)
+            count = len(rows)
+        self._count += count
+        if self._with_second:
+            places = rng.permutation(count)[: self._places]
+            self._add_sampled(self._rows(values, places), self._rows(reference, places))
 
-    def _add_windows(self, values: Floats, rng: np.random.Generator) -> None:
-        of = window(self._node, self._layer.shape, values.shape)
-        windows = unfold(values, of)
-        channels, rows, columns, *_ = windows.shape
+    def _windows(self, values: Floats) -> Floats:
+        return unfold(values, window(self._node, self._layer.shape, values.shape))
+
+    def _rows(self, values: Floats, places: NDArray[np.integer]) -> Floats:
+        """Some unfolded inputs: (groups, places, columns)."""
+        if self._layer.operator != "Conv":
+            return np.asarray(values.reshape(-1, values.shape[-1])[np.newaxis, places])
+        windows = self._windows(values)
+        channels, _, columns, *_ = windows.shape
         groups = self._layer.groups
-        self._first += _sums(values, of).reshape(groups, -1)
-        self._count += rows * columns
-        if self._second is None:
-            return
-        places = rng.permutation(rows * columns)[: self._places]
         taken = windows[:, places // columns, places % columns]  # (channels, places, kernel)
         taken = taken.reshape(groups, channels // groups, len(places), -1)
-        self._add_sampled(taken.transpose(0, 2, 1, 3).reshape(groups, len(places), -1), rng)
+        return taken.transpose(0, 2, 1, 3).reshape(groups, len(places), -1)
 
-    def _add_sampled(self, rows: Floats, rng: np.random.Generator) -> None:
-        """(groups, places, columns)."""
-        if self._second is None:
-            return
-        if rows.shape[1] > self._places:
-            rows = rows[:, rng.permutation(rows.shape[1])[: self._places]]
+    def _add_sampled(self, rows: Floats, others: Floats) -> None:
         self._second += rows.transpose(0, 2, 1) @ rows
-        self._sampled += rows.shape[1]
+        self._cross += others.transpose(0, 2, 1) @ rows
+        self._sampled += rows.sum(axis=1, dtype=np.float64)
+        self._reference += others.sum(axis=1, dtype=np.float64)
+        self._taken += rows.shape[1]
 
     def result(self) -> Moments:
-        second = None if self._second is None else self._second / max(1, self._sampled)
-        return Moments(self._first / max(1, self._count), second)
+        first = self._first / max(1, self._count)
+        if not self._with_second:
+            return Moments(first)
+        sums = (self._second, self._cross, self._sampled, self._reference)
+        return Moments(first, *(total / max(1, self._taken) for total in sums))
 
 
 def gather(
@@ -199,12 +230,14 @@ def gather(
     *,
     seed: int,
     with_second: bool,
+    reference: onnx.ModelProto | None = None,
 ) -> Mapping[str, Moments]:
     """Moments of layers' inputs, by layer name, in one pass over ``inputs``.
 
     Args:
         layers: Of ``model``; each must be one that ``can_unfold``.
         seed: Of the places that are sampled for the second moments.
+        reference: Another model with the same tensors, for ``Moments.cross``.
 
     Raises:
         UnsupportedModel: A layer cannot be unfolded.
@@ -220,7 +253,19 @@ def gather(
             _Gatherer(layer, nodes[layer.name], len(inputs), with_second=with_second),
         )
     rng = np.random.default_rng(seed)
-    for found in probe(model, [layer.input for layer, _ in gatherers.values()], inputs):
+    tensors = [layer.input for layer, _ in gatherers.values()]
+    for found, others in _probe_both(model, reference, tensors, inputs):
         for layer, gatherer in gatherers.values():
-            gatherer.add(found[layer.input], rng)
+            gatherer.add(found[layer.input], others[layer.input], rng)
     return {name: gatherer.result() for name, (_, gatherer) in gatherers.items()}
+
+
+def _probe_both(
+    model: onnx.ModelProto, other: onnx.ModelProto | None, tensors: list[str], inputs: Inputs
+) -> Iterator[tuple[Mapping[str, Floats], Mapping[str, Floats]]]:
+    """Values in both models; of the first alone if there is no other."""
+    if other is None:
+        for found in probe(model, tensors, inputs):
+            yield found, found
+    else:
+        yield from zip(probe(model, tensors, inputs), probe(other, tensors, inputs), strict=True)

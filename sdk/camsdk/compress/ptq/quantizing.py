@@ -27,7 +27,8 @@ from camsdk.compress.options import (
     QuantizeOptions,
     WeightOptions,
 )
-from camsdk.compress.ptq.equalize import apply, equalize, find_pairs
+from camsdk.compress.ptq.edges import EDGE_BITS, with_precise_edges
+from camsdk.compress.ptq.equalize import apply, equalize, find_pairs, unbind
 from camsdk.compress.ptq.folding import (
     Prepared,
     as_if_trained,
@@ -41,7 +42,13 @@ from camsdk.compress.ptq.learned import round_learned
 from camsdk.compress.ptq.moments import Moments, can_unfold, gather
 from camsdk.compress.ptq.probing import float_tensors, input_shape, probe
 from camsdk.compress.ptq.ranges import observe
-from camsdk.compress.ptq.rounding import fit_scale, round_gptq, weighted_error
+from camsdk.compress.ptq.rounding import (
+    fit_scale,
+    refine,
+    round_gptq,
+    towards,
+    weighted_error,
+)
 from camsdk.compress.ptq.sparse import find_sparsities, prune_and_round
 from camsdk.compress.ptq.synthetic import Synthesis, synthesise
 from camsdk.errors import InvalidInput
@@ -153,6 +160,7 @@ def quantize_after_training(
             is_channels_last=synthesis.is_channels_last,
         )
     with Inputs(given, shape) as inputs, inputs.some(_ROUNDING_INPUTS) as some:
+        options = with_precise_edges(prepared.model, options)
         work = _Work(prepared, options, inputs, some, calibration is None, seed, on_progress)
         return work.run(prune, layer_sparsity)
 
@@ -196,7 +204,11 @@ class _Work:
     ) -> Ptq:
         stages = _stages([x for x in self._layers if self._weights_of(x) is not None])
         total = len(stages) + 2
-        equalized = self._equalize() if self._options.equalize else 0
+        equalized = (
+            self._equalize()
+            if self._options.equalize and self._options.weights.granularity == "tensor"
+            else 0
+        )
         if prune is not None:
             self._prune = prune
             self._sparsity = (
@@ -226,6 +238,13 @@ class _Work:
             self._on_progress(done, total)
 
     def _equalize(self) -> int:
+        """Only for one scale a tensor: filters with scales of their own gain nothing by it."""
+        weights = self._options.weights
+        if weights.granularity == "filter":
+            return 0
+        if weights.code_set.bit_width < EDGE_BITS:
+            for model in (self._exact, self._measured):
+                unbind(model)
         bounded = [p.limiting.input[0] for p in find_pairs(self._exact) if p.limiting is not None]
         peaks: dict[str, NDArray[np.float64]] = {}
         for found in probe(self._measured, bounded, self._some):
@@ -249,18 +268,21 @@ class _Work:
             self._some,
             seed=self._seed,
             with_second=self._options.rounding != "nearest",
+            reference=self._measured,
         )
         weights = weights_of(self._exact, tuple(stage))
         measured = weights_of(self._measured, tuple(stage))
         for layer in stage:
             moments = found.get(layer.name)
-            coded = self._round(layer, weights[layer.name], moments)
+            has_mean_corrected = self._options.correct_bias and layer.bias is not None
+            seen = moments.about_means if moments is not None and has_mean_corrected else moments
+            coded = self._round(layer, weights[layer.name], seen)
             self._coded[layer.name] = coded
             factor = _row_factors(measured[layer.name], weights[layer.name])
             wide = factor.reshape(-1, *(1,) * (len(layer.shape) - 1))
             values = coded.values * wide
             write(rounded, {layer.weight: layer.as_stored(values)})
-            if moments is not None and self._options.correct_bias and layer.bias is not None:
+            if moments is not None and has_mean_corrected and layer.bias is not None:
                 missing = _product(measured[layer.name], exact[layer.name].first, layer)
                 missing = missing - _product(values, moments.first, layer)
                 _add(rounded, layer.bias, missing)
@@ -272,16 +294,20 @@ class _Work:
         options = self._weights_of(layer)
         assert options is not None
         second = None if moments is None else moments.second
+        target = weights
+        if moments is not None and second is not None and moments.cross is not None:
+            grouped = weights.reshape(layer.groups, -1, second.shape[-1])
+            target = towards(grouped, second, moments.cross).reshape(weights.shape)
         sparsity = self._sparsity.get(layer.name, 0.0)
         if self._prune is not None and sparsity:
             granularity = self._prune.granularity
-            coded = prune_and_round(weights, second, layer, sparsity, granularity, options)
+            coded = prune_and_round(target, second, layer, sparsity, granularity, options)
         else:
             coded = project(weights, options.code_set, options.granularity)
         noise = float("nan")
         if second is not None and not sparsity:
-            rounding = round_learned if self._options.rounding == "adaround" else round_gptq
-            coded = _round_to_output(weights, coded, second, layer, rounding)
+            is_learned = self._options.rounding == "adaround"
+            coded = _round_to_output(target, coded, second, layer, is_learned=is_learned)
         if second is not None:
             grouped = weights.reshape(layer.groups, -1, second.shape[-1])
             difference = grouped - coded.values.reshape(grouped.shape)
@@ -303,21 +329,26 @@ def _round_to_output(
     start: CodedTensor,
     second: NDArray[np.float64],
     layer: Layer,
-    rounding: Callable[..., NDArray[np.int8]],
+    *,
+    is_learned: bool,
 ) -> CodedTensor:
     """Round for the output's sake, with a scale near that of a projection."""
     grouped = weights.reshape(layer.groups, -1, second.shape[-1])
-    is_shared = start.scale.ndim == 0
+    is_shared, code_set = start.scale.ndim == 0, start.code_set
     scale = np.broadcast_to(start.scale.astype(np.float64), (layer.shape[0],))
     scale = scale.reshape(grouped.shape[:2])
-    fitted = fit_scale(grouped, scale, second, start.code_set, is_shared=is_shared)
+    fitted = fit_scale(grouped, scale, second, code_set, is_shared=is_shared)
     # what is stored is float32: codes must be chosen for that
     fitted = fitted.astype(np.float32).astype(np.float64)
-    codes = rounding(grouped, fitted, second, start.code_set)
+    if is_learned:
+        codes = round_learned(grouped, fitted, second, code_set)
+    else:
+        codes = round_gptq(grouped, fitted, second, code_set)
+        codes, fitted = refine(codes, grouped, fitted, second, code_set, is_shared=is_shared)
     return CodedTensor(
         codes.reshape(weights.shape),
         np.asarray(fitted.flat[0] if is_shared else fitted.reshape(-1), np.float32),
-        start.code_set,
+        code_set,
     )
 
 
@@ -353,7 +384,7 @@ def _stages(layers: Sequence[Layer]) -> list[list[Layer]]:
     most = -(-len(layers) // _STAGES)
     size = 0
     for layer in layers:
-        needed = 8 * layer.groups * int(np.prod(layer.shape[1:])) ** 2
+        needed = 16 * layer.groups * int(np.prod(layer.shape[1:])) ** 2
         if not stages or len(stages[-1]) >= most or size + needed > _STAGE_BYTES:
             stages.append([])
             size = 0

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camsdk.compress.graph.layers import list_layers
-from camsdk.compress.ptq.equalize import apply, equalize, find_pairs
+from camsdk.compress.ptq.equalize import apply, equalize, find_pairs, unbind
 from camsdk.compress.ptq.folding import prepare, weights_of
 from camsdk.compress.ptq.probing import probe
 from camsdk.compress.sessions import Session
@@ -76,3 +76,16 @@ def test_a_clip_goes_on_doing_what_it_did(seed: int) -> None:
         expected = Session(before.SerializeToString()).infer(tensor)["y"]
         found_y = Session(after.SerializeToString()).infer(tensor)["y"]
         np.testing.assert_allclose(found_y, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_bounds_a_clip_is_a_relu_and_layers_are_equalized() -> None:
+    model = prepare(chain(activation="Clip", spread=2)).model
+    unbind(model)
+    assert [node.op_type for node in model.graph.node].count("Relu") == 2
+    assert set(equalize(model)) == {"first", "deep", "point"}
+    tensor = inputs(1)[0]
+    plain = prepare(chain(activation="Relu", spread=2)).model
+    np.testing.assert_array_equal(
+        Session(model.SerializeToString()).infer(tensor)["y"],
+        Session(plain.SerializeToString()).infer(tensor)["y"],
+    )

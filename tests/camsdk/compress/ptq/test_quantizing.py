@@ -17,7 +17,8 @@ from camsdk.compress.options import (
     Rounding,
     WeightOptions,
 )
-from camsdk.compress.ptq.folding import doubles, prepare, write
+from camsdk.compress.ptq.folding import doubles, prepare, weights_of, write
+from camsdk.compress.ptq.probing import probe
 from camsdk.compress.ptq.quantizing import Ptq, quantize_after_training
 from camsdk.compress.ptq.synthetic import Synthesis
 from camsdk.compress.sessions import Session
@@ -109,6 +110,45 @@ def test_without_data_ranges_are_those_that_batchnorm_promises() -> None:
         assert (mean - std).min() > found.low > (mean - 9 * std).min()
 
 
+def test_filters_that_batchnorm_never_saw_change_become_constant() -> None:
+    model = normalised()
+    variance = doubles(model, "var1")
+    variance[[2, 5]] = 1e-12
+    still = np.zeros((8, 3, 3, 3))  # what such a filter gets is nearly nothing; its weights stay
+    weights = doubles(model, "w1")
+    still[[2, 5]] = weights[[2, 5]] * 1e-7
+    weights[[2, 5]] = still[[2, 5]]
+    write(model, {"var1": variance, "w1": weights})
+    prepared = prepare(model)
+    assert set(np.flatnonzero(prepared.normalised["first"].std == 0)) == {2, 5}
+    folded = weights_of(prepared.model, list_layers(prepared.model))["first"]
+    assert not folded[[2, 5]].any()
+    assert folded[[0, 1, 3, 4, 6, 7]].any(axis=(1, 2, 3)).all()
+    tensor = inputs(1)[0]
+    found = next(probe(prepared.model, ["n1"], [tensor]))["n1"]
+    np.testing.assert_allclose(found[0, 2], doubles(model, "beta1")[2], rtol=1e-5)
+
+
+def test_a_small_variance_keeps_its_true_spread() -> None:
+    """Epsilon is larger than the variance, so the output does not reach gamma."""
+    model = normalised()
+    write(model, {"var1": np.full(8, 1e-5)})  # as large as epsilon
+    std = prepare(model).normalised["first"].std
+    np.testing.assert_allclose(std, np.abs(doubles(model, "gamma1")) / np.sqrt(2), rtol=1e-4)
+
+
+def test_a_still_filter_does_not_spoil_one_scale_a_tensor() -> None:
+    model = normalised()
+    variance = doubles(model, "var1")
+    variance[0] = 0
+    write(model, {"var1": variance})
+    wanted = options(weights=WeightOptions(CodeSet(4), "tensor"), equalize=False)
+    quantized = quantize_after_training(model, wanted, None, synthesis=FEW)
+    codes = quantized.weights["second"].codes
+    assert np.mean(quantized.weights["first"].codes[1:] != 0) > 0.5
+    assert codes.any()
+
+
 def test_folding_keeps_the_function_and_the_statistics() -> None:
     model = normalised()
     prepared = prepare(model)
@@ -121,7 +161,9 @@ def test_folding_keeps_the_function_and_the_statistics() -> None:
             atol=1e-4,
         )
     np.testing.assert_allclose(prepared.normalised["first"].mean, doubles(model, "beta1"))
-    np.testing.assert_allclose(prepared.normalised["first"].std, np.abs(doubles(model, "gamma1")))
+    np.testing.assert_allclose(
+        prepared.normalised["first"].std, np.abs(doubles(model, "gamma1")), rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("calibrated", [True, False])

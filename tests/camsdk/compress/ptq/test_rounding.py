@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from camsdk.compress.codes import nearest
 from camsdk.compress.options import CodeSet, Spacing
 from camsdk.compress.ptq.learned import round_learned
-from camsdk.compress.ptq.rounding import damped, fit_scale, round_gptq, weighted_error
+from camsdk.compress.ptq.rounding import (
+    damped,
+    fit_scale,
+    refine,
+    round_gptq,
+    towards,
+    weighted_error,
+)
 
 
 def problem(
@@ -115,3 +122,62 @@ def test_binary_codes_leave_nothing_to_learn() -> None:
     weights, largest, moments = problem(6, 1, 2, 5)
     codes = round_learned(weights, largest, moments, CodeSet(1))
     np.testing.assert_array_equal(codes, np.where(weights < 0, -1, 1))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    groups=st.integers(1, 3),
+    rows=st.integers(1, 4),
+    columns=st.integers(1, 20),
+    bits=st.integers(2, 5),
+    is_shared=st.booleans(),
+)
+def test_refinement_never_raises_the_error(
+    seed: int, groups: int, rows: int, columns: int, bits: int, is_shared: bool
+) -> None:
+    weights, largest, moments = problem(seed, groups, rows, columns)
+    code_set = CodeSet(bits)
+    scale = largest / code_set.largest
+    if is_shared:
+        scale = np.full_like(scale, scale.max())
+    codes = nearest(weights, scale[..., np.newaxis], code_set)
+    damp = damped(moments)
+    before = weighted_error(weights - codes * scale[..., np.newaxis], damp).sum()
+    refined, fitted = refine(codes, weights, scale, moments, code_set, is_shared=is_shared)
+    after = weighted_error(weights - refined * fitted[..., np.newaxis], damp).sum()
+    # scales are stored in float32, so an error of nothing may become one of rounding
+    assert after <= before * (1 + 1e-6) + 1e-9 * weighted_error(weights, damp).sum()
+    assert np.isin(refined, code_set.levels).all()
+    assert not is_shared or len(np.unique(fitted)) == 1
+
+
+def test_refinement_finds_what_column_after_column_misses() -> None:
+    weights, largest, moments = problem(8, 2, 12, 40)
+    code_set = CodeSet(3)
+    codes = round_gptq(weights, largest / 3, moments, code_set)
+    refined, scale = refine(codes, weights, largest / 3, moments, code_set, is_shared=False)
+    before = weighted_error(weights - codes * (largest / 3)[..., np.newaxis], moments).sum()
+    assert weighted_error(weights - refined * scale[..., np.newaxis], moments).sum() < 0.8 * before
+
+
+def test_every_group_is_rounded_by_its_own_moments() -> None:
+    """A depthwise layer: one group alone gives the codes that it gives among others."""
+    weights, largest, moments = problem(9, 5, 1, 9)
+    codes = round_gptq(weights, largest / 3, moments, CodeSet(3))
+    for group in range(5):
+        own = slice(group, group + 1)
+        alone = round_gptq(weights[own], largest[own] / 3, moments[own], CodeSet(3))
+        np.testing.assert_array_equal(codes[own], alone)
+
+
+def test_weights_move_towards_what_undoes_an_error_before_them() -> None:
+    weights, _, exact = problem(10, 1, 4, 12)
+    grown = 1.25  # what enters the layer is that much larger than it was
+    moved = towards(weights, exact * grown**2, exact * grown)
+    np.testing.assert_allclose(towards(weights, exact, exact), weights, atol=1e-9)
+
+    def left(tried: np.ndarray) -> float:
+        return float(weighted_error(weights - grown * tried, exact).sum())
+
+    assert left(moved) < 0.2 * left(weights)
