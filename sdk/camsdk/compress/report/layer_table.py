@@ -74,8 +74,9 @@ def _explained(facts: RunFacts, largest: Mapping[str, float]) -> str:
         told.append("Noise to signal: squared error of a layer's output over its square.")
     if largest["sensitivity"]:
         told.append(
-            "Sensitivity: the same of the model's outputs when the weights of one layer alone are "
-            f"compressed, on {html.escape(facts.probe_inputs)}."
+            "Sensitivity: squared error of the model's outputs over their squares when the "
+            "weights of one layer alone are compressed"
+            f"{', on ' + html.escape(facts.probe_inputs) if facts.probe_inputs else ''}."
         )
         told.append(_probed(facts.layers))
     shared = _shared(facts.layers)

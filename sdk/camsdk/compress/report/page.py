@@ -118,6 +118,8 @@ def _options(facts: RunFacts) -> str:
         for name, value in facts.options.items()
         if value
     )
+    if not rows:
+        return ""
     return f"<section><h2>Options</h2><table>{rows}</table></section>"
 
 

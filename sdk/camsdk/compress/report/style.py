@@ -18,6 +18,7 @@ header p { margin: .2rem 0 1.2rem; overflow-wrap: anywhere; }
 .soft { margin: .6rem 0 0; font-size: .87rem; }
 section { background: var(--panel); border: 1px solid var(--line); border-radius: 8px;
   padding: 1rem; margin: 1rem 0; }
+section > :last-child { margin-bottom: 0; }
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); }
 .columns { columns: 22rem; column-gap: 1rem; margin: 1rem 0; }
 .columns > section { margin: 0 0 1rem; break-inside: avoid; }
