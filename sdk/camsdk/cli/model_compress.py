@@ -143,9 +143,10 @@ def compress(
     )  # fmt: skip
     options = wishes.as_options()
     compressing.check_options(draft, footage, options)
+    folder = None
     if options.train is not None:
-        demand("torch")
-    folder = work or _default_work()
+        demand("torch", "torch_pruning")
+        folder = _work_folder(work)
     output = Output(is_json=is_json)
     with bar(output, "compressing") as on_progress:
         try:
@@ -163,7 +164,7 @@ def compress(
                 on_progress=on_progress,
             )
         except KeyboardInterrupt:
-            if options.train is not None:
+            if folder is not None:
                 output.note(f"the same command goes on from what is kept in {folder}")
             raise
     path = write_draft(made.draft, out)
@@ -230,10 +231,18 @@ def _profile(path: Path | None) -> "DeviceProfile | None":
     return None if path is None else load_profile(path)
 
 
-def _default_work() -> Path:
+def _work_folder(named: Path | None) -> Path:
     import platformdirs
 
-    return platformdirs.user_cache_path("camplatform") / "trainings"
+    folder = named or platformdirs.user_cache_path("camplatform") / "trainings"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(
+            f"checkpoints cannot be kept in {folder}: {error.strerror}",
+            "name a folder that can be written to with --work",
+        ) from error
+    return folder
 
 
 def _write_report(made: "Compressed", page: Path) -> Path:

@@ -10,8 +10,9 @@ import pytest
 
 from camsdk.artifact.bundle import pack, read_unverified
 from camsdk.cli.compress_options import DEFAULT_EPOCHS, Wishes
-from camsdk.compress import compressing
+from camsdk.compress import compressing, engines
 from camsdk.compress.options import Block, CodeSet, Filter, NOfM
+from camsdk.compress.report import probes
 from support.artifacts import make_bundle
 from support.clips import scene, write_video
 from support.small_detector import small_detector
@@ -79,9 +80,18 @@ def test_a_training_without_torch_names_the_extra(
     assert "pip install 'camplatform[compress]'" in error["hint"]
 
 
+def test_checkpoints_need_a_folder(camctl: "Camctl", small: Path, yard: Path) -> None:
+    few = ("--data", yard, "--calibration", "4", "--evaluation", "4", "--work", yard)
+    error = camctl("model", "compress", small, *few, "--bits", "3", "--json").json["error"]
+    assert error["message"] == f"checkpoints cannot be kept in {yard}: File exists"
+    assert "--work" in error["hint"]
+
+
 def test_low_bits_with_data_are_trained_and_told_of(
-    camctl: "Camctl", small: Path, yard: Path, tmp_path: Path
+    camctl: "Camctl", small: Path, yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in (engines, probes):  # other engines take seconds to start
+        monkeypatch.setattr(module, "is_installed", lambda engine: engine == "onnxruntime")
     work, out = tmp_path / "work", tmp_path / "made.cam"
     few = ("--calibration", "4", "--evaluation", "4", "--epochs", "3", "--learning-rate", "0.01")
     made = camctl(
