@@ -116,12 +116,12 @@ def method_digest(method: str) -> str:
 def run(cell: Wanted, folder: Path, until: float) -> dict[str, float] | None:
     """Its figures, from an earlier run of the same code or from a new one.
 
-    None if it is impossible, or not there and the time ``until`` which jobs start is over.
+    None if it is impossible; empty if it is not there and the time until which jobs start is over.
     """
     out = folder / f"{cell.bits.slug}-{cell.method}-{method_digest(cell.method)}.json"
     if not out.is_file():
         if time.monotonic() > until:
-            return None
+            return {}
         with tempfile.TemporaryDirectory(prefix="fidelity-") as scratch:
             _start(cell, folder, out, Path(scratch))
     told = json.loads(out.read_text())
@@ -179,24 +179,33 @@ def table(results: Results, methods: list[str]) -> str:
     columns = ["network", "row", *methods, "ahead in KL?", "ahead in answers?"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for (task, bits), cells in results.items():
+        run = {method: values for method, values in cells.items() if all(values)}
         kl, drop = (
-            {method: statistics.mean(of[key] for of in values) for method, values in cells.items()}
+            {method: statistics.mean(of[key] for of in values) for method, values in run.items()}
             for key in ("kl", "drop")
         )
-        shown = [_shown(cells.get(method), method, kl, drop) for method in methods]
-        line = [task, bits.name, *shown, _verdict(kl), _verdict(drop)]
+        if not run:
+            continue
+        shown = [
+            _shown(run[method], method, kl, drop)
+            if method in run
+            else "not run"
+            if method in cells
+            else ""
+            for method in methods
+        ]
+        is_whole = len(run) == len(cells)
+        line = [task, bits.name, *shown, _verdict(kl, is_whole), _verdict(drop, is_whole)]
         lines.append(f"| {' | '.join(line)} |")
     return "\n".join(lines)
 
 
 def _shown(
-    values: list[dict[str, float]] | None,
+    values: list[dict[str, float]],
     method: str,
     kl: dict[str, float],
     drop: dict[str, float],
 ) -> str:
-    if not values:
-        return ""
     first = _bold(f"{kl[method]:.1f}", kl[method] == min(kl.values()))
     second = f"{drop[method]:+.2f}"
     if len(values) > 1:
@@ -209,16 +218,19 @@ def _bold(text: str, is_best: bool) -> str:
     return f"**{text}**" if is_best else text
 
 
-def _verdict(means: dict[str, float]) -> str:
+def _verdict(means: dict[str, float], is_whole: bool) -> str:
+    """``is_whole``: nobody who could be ahead is missing."""
     peers = {method: mean for method, mean in means.items() if method != "ours"}
     if "ours" not in means:
         return ""
     if not peers:
-        return "no peer does it"
+        return "no peer does it" if is_whole else "open"
     first = min(peers, key=lambda method: peers[method])
     if means["ours"] == peers[first]:
         return f"even with {first}"
-    return "yes" if means["ours"] < peers[first] else f"no: {first}"
+    if means["ours"] > peers[first]:
+        return f"no: {first}"
+    return "yes" if is_whole else "of those run"
 
 
 def main() -> None:
@@ -230,7 +242,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=("data", "none"), default=["data", "none"])
     parser.add_argument("--methods", nargs="+", choices=PINS, default=list(PINS))
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="start nothing after")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no job after")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=CACHE / "fidelity")
     parser.add_argument("--list", action="store_true", help="show what would run")
