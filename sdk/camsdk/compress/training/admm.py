@@ -1,25 +1,33 @@
 """Low-bit weights by ADMM, then adaptation of the network to the very values that are exported.
 
-"Extremely Low Bit Neural Network: Squeeze the Last Bit Out with ADMM" (AAAI 2018, arXiv:1707.09870)
-splits the loss f(W), the set C of coded weights and a dual variable u, section 3, eq. 6:
+"Extremely Low Bit Neural Network: Squeeze the Last Bit Out with ADMM" (AAAI 2018, arXiv:1707.09870,
+section 3) splits the loss f(W), the set C of coded weights and a scaled dual variable u:
 
     L(W, G, u) = f(W) + I_C(G) + rho / 2 ||W - G + u||^2 - rho / 2 ||u||^2
 
-and repeats: W by (extra)gradient steps on f plus the quadratic term, G = projection of W + u onto
-C, u += W - G. Weights are float while this runs, so BatchNorm and the activations never see the
-coded weights until the end, which costs accuracy where bits are few. So this relaxed phase takes at
-most a first share of the training, with rho rising, and none by default; in the rest the network
-computes with coded weights, gradients pass straight through the rounding, and the scales, which
-begin as those of the projection, are learned one per filter together with the activations' ranges.
+and repeats: W towards the minimum of L by gradient steps, G = projection of W + u onto C by
+alternating codes and scales, u += W - G.
+
+That dual step is for a W that has come to rest. Here a round is one step of the optimizer, and
+both move at one pace, the *pull* p: after the optimizer's step on f alone, W goes the share p of
+its way to G - u, which is the implicit step on the quadratic term with rho = p / (1 - p) over the
+learning rate, stable for any rho; and u takes the share p of W - G. With whole dual steps u grows
+while W has hardly moved, until the codes of W + u are noise.
+
+The gradient of f is taken at G, which the network computes with, so that BatchNorm and the ranges
+of activations see coded weights from the first step on; at rest, where W = G, it is the gradient
+that the paper takes at W. After this phase W + u takes the place of W, which changes no code: what
+a gradient that passes straight through the rounding adds up in a weight is what u adds up. In the
+rest of the training there is no augmented term, and scales are learned one per filter (LSQ,
+arXiv:1902.08153), which begin as those of the projection.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from camsdk.compress.codes import CodedTensor
 from camsdk.compress.options import (
@@ -30,44 +38,50 @@ from camsdk.compress.options import (
     QuantizeOptions,
     WeightOptions,
 )
+from camsdk.compress.training.coded_layer import CodedLayer, install, record_inputs
 from camsdk.compress.training.filter_search import weight_uses
 from camsdk.compress.training.importance import saved_tensor
 from camsdk.compress.training.joints import Joints
 from camsdk.compress.training.method import Range, State
-from camsdk.compress.training.projection import project_scale, project_weight
 from camsdk.compress.training.pruning import MaskSchedule
-from camsdk.compress.training.quantizers import InputQuantizer, WeightQuantizer
+from camsdk.compress.training.quantizers import WeightQuantizer
 from camsdk.compress.training.twin import TwinModule
 from camsdk.errors import InvalidInput
 
 _EDGE_BITS: Final = 8
-_SAMPLE: Final = 65_536
-"""Values per layer that the first range of its input is found from."""
-_KINDS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 @dataclass(frozen=True)
 class AdmmOptions:
-    """How the relaxed phase runs.
+    """How the phase of ADMM runs.
 
     Attributes:
-        relaxed: Share of the training that is ADMM on float weights; 1.0 is the paper's method.
-            None by default: at one epoch of ResNet-20 a share of 0.15 lost accuracy, most so at
-            2 bits.
-        first_rho, last_rho: Weight of the augmented term per weight, rising geometrically.
-        has_extra_gradient: Whether the relaxed phase takes each gradient twice (section 3.1).
+        share: Of the training that is ADMM, 0 to 1.
+        least_rounds: A phase of fewer is left out: W would not get far on its way to G - u, while
+            scales stay those of the projection. A detector that trained for 18 steps lost by it.
+        first_pull, last_pull: Share of its way to G - u that W goes in a step, rising
+            geometrically; the dual goes the same share of W - G.
+        gradient_at: Where the network computes. "weights" with a share of 1 is the paper's method;
+            in trainings of less than an epoch it lost accuracy.
+        has_extra_gradient: Whether the phase takes each gradient twice, as the paper's
+            proximal step does; a step then costs two.
     """
 
-    relaxed: float = 0.0
-    first_rho: float = 1e-3
-    last_rho: float = 1e-1
+    share: float = 0.5
+    least_rounds: int = 50
+    first_pull: float = 1e-3
+    last_pull: float = 1e-1
+    gradient_at: Literal["codes", "weights"] = "codes"
     has_extra_gradient: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.relaxed <= 1:
-            raise InvalidInput(f"a relaxed share of {self.relaxed}", "give 0 to 1")
-        if not 0 < self.first_rho <= self.last_rho:
-            raise InvalidInput("rho must be above 0 and must not fall")
+        if not 0 <= self.share <= 1:
+            raise InvalidInput(f"a share of {self.share} of ADMM", "give 0 to 1")
+        if not 0 < self.first_pull <= self.last_pull < 1:
+            raise InvalidInput(
+                f"pulls from {self.first_pull} to {self.last_pull}",
+                "give shares above 0 and below 1 that do not fall",
+            )
 
 
 def with_edges_at_8_bits(options: QuantizeOptions, layer_names: Sequence[str]) -> QuantizeOptions:
@@ -84,25 +98,15 @@ def with_edges_at_8_bits(options: QuantizeOptions, layer_names: Sequence[str]) -
     return replace(options, layers={**options.layers, **dict.fromkeys(sorted(edges), edge)})
 
 
-@dataclass
-class _Coded:
-    """One layer that is being quantized; target and dual only in the relaxed phase."""
-
-    module: nn.Module
-    weight: nn.Parameter
-    quantizer: WeightQuantizer | None
-    target: Tensor
-    dual: Tensor
-
-
 class AdmmMethod:
     """Quantization, or quantization and pruning in one schedule: a ``Method`` of the trainer.
 
     Args:
         quantize: Codes of weights and activations by layer (qualified module name).
         prune: What becomes zero on the way; whole filters are to be removed beforehand.
-        admm: Of the relaxed phase.
-        layer_sparsity: By layer, in place of the one for all; the others stay dense.
+        admm: Of the phase of ADMM.
+        layer_sparsity: By layer, in place of the one for all; the others stay dense, as transposed
+            convolutions do in any case.
     """
 
     def __init__(
@@ -123,25 +127,27 @@ class AdmmMethod:
         self._schedule = (
             None if prune is None else MaskSchedule(prune, layer_sparsity=layer_sparsity)
         )
-        self._layers: dict[str, _Coded] = {}
+        self._layers: dict[str, CodedLayer] = {}
         self._coded: dict[str, CodedTensor] = {}
         self._progress = 0.0
+        self._share = admm.share
 
     @property
     def extra_gradient(self) -> bool:
-        """In the relaxed phase, if the options ask for it."""
-        return self._admm.has_extra_gradient and self._is_relaxed
+        """In the phase of ADMM, if the options ask for it."""
+        return self._admm.has_extra_gradient and self._is_split
 
     @property
-    def rho(self) -> float:
-        """Weight of the augmented term now."""
+    def pull(self) -> float:
+        """Share of its way that W goes in a step now."""
         admm = self._admm
-        done = min(1.0, self._progress / admm.relaxed) if admm.relaxed else 1.0
-        return float(admm.first_rho * (admm.last_rho / admm.first_rho) ** done)
+        done = min(1.0, self._progress / admm.share) if admm.share else 1.0
+        return float(admm.first_pull * (admm.last_pull / admm.first_pull) ** done)
 
     @property
-    def _is_relaxed(self) -> bool:
-        return self._progress < self._admm.relaxed
+    def _is_split(self) -> bool:
+        """Whether W and G are two, which the phase of ADMM draws together."""
+        return self._progress < self._share
 
     def attach(self, module: nn.Module, example: Tensor) -> None:
         """Quantize all convolutions and linear layers, warm-started from their projection.
@@ -149,7 +155,7 @@ class AdmmMethod:
         Raises:
             InvalidInput: There are none, or ``quantize.layers`` names one that is not there.
         """
-        inputs = _record_inputs(module, example)
+        inputs = record_inputs(module, example)
         options = with_edges_at_8_bits(self._options, tuple(inputs))
         unknown = set(options.layers) - set(inputs)
         if unknown or not inputs:
@@ -161,24 +167,20 @@ class AdmmMethod:
         joints = Joints(module, example) if isinstance(module, TwinModule) else None
         for name, sample in inputs.items():
             layer = module.get_submodule(name)
-            self._layers[name] = _install(layer, options.of(name), sample)
+            self._layers[name] = install(layer, options.of(name), sample)
         if joints is not None:
             joints.install()
         if self._schedule is not None:
-            weights = {name: layer.weight for name, layer in self._layers.items()}
-            self._schedule.attach(weights, uses)
-        self._relax(self._is_relaxed)
+            found = {n: of.parameter for n, of in self._layers.items() if not of.is_transposed}
+            self._schedule.attach(found, uses)
+        for coded in self._layers.values():
+            if coded.quantizer is not None and self._is_split:
+                coded.target = coded.quantizer.project(coded.weight)
+                self._split(coded.quantizer, coded.dual)
 
     def penalty(self) -> Tensor | None:
-        """rho / 2 ||W - G + u||^2 (eq. 8) in the relaxed phase."""
-        if not self._is_relaxed:
-            return None
-        terms = [
-            (layer.weight - layer.target + layer.dual).square().sum()
-            for layer in self._layers.values()
-            if layer.quantizer is not None
-        ]
-        return 0.5 * self.rho * torch.stack(terms).sum() if terms else None
+        """None: the augmented term is an implicit step of its own, after the optimizer's."""
+        return None
 
     def after_backward(self, progress: float) -> None:
         """Judge weights by their gradients, then hide those of pruned weights."""
@@ -186,49 +188,47 @@ class AdmmMethod:
             return
         self._schedule.after_backward(progress)
         for name, mask in self._schedule.current.items():
-            gradient = self._layers[name].weight.grad
+            gradient = self._layers[name].parameter.grad
             if gradient is not None:
                 gradient.mul_(mask)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Masks; then the projection and the dual (eq. 9, 10), or the end of the relaxed phase."""
-        was_relaxed = self._is_relaxed
+        """Masks; then the rest of a round of ADMM, or the end of its phase."""
+        was_split = self._is_split
+        if 0 < (progress - self._progress) * self._admm.least_rounds > self._share:
+            self._share = 0.0
         self._progress = progress
         self._prune(progress)
         for layer in self._layers.values():
-            for quantizer in _input_quantizers(layer.module):
-                quantizer.keep_valid()
+            for of_input in layer.input_quantizers():
+                of_input.keep_valid()
             if layer.quantizer is None:
                 continue
             layer.quantizer.keep_valid()
-            if was_relaxed:
-                _project(layer)
-        if was_relaxed and not self._is_relaxed:
-            self._relax(is_relaxed=False)
+            if was_split and self._share > 0:
+                self._finish_round(layer, layer.quantizer)
+            if was_split and not self._is_split:
+                layer.weight.add_(layer.dual)
+                _join(layer.quantizer)
 
     @torch.no_grad()
     def finish(self) -> None:
         """Coded weights take the place of the float ones, ranges that of the learned ones."""
         if self._schedule is not None:
             self._prune(1.0)
-        if self._is_relaxed or self._admm.relaxed == 1.0:
-            # Nothing has trained on coded weights: G is the paper's result, not the nearest to W.
-            self._progress = 1.0
+        if self._is_split:
             for layer in self._layers.values():
                 if layer.quantizer is not None:
                     layer.weight.copy_(layer.target)
-                    layer.dual.zero_()
-            self._relax(is_relaxed=False)
+                    _join(layer.quantizer)
         for name, layer in self._layers.items():
-            for quantizer in _input_quantizers(layer.module):
-                quantizer.settle()
-            if layer.quantizer is not None:
-                self._coded[name] = _export(layer)
-                parametrize.remove_parametrizations(layer.module, "weight")
+            coded = layer.settle()
+            if coded is not None:
+                self._coded[name] = coded
 
     def coded_weights(self) -> Mapping[str, CodedTensor]:
-        """After ``finish``: exactly what the module computes with."""
+        """After ``finish``: exactly what the module computes with, filters first."""
         return self._coded
 
     def activation_ranges(self) -> Mapping[str, Range]:
@@ -236,14 +236,14 @@ class AdmmMethod:
         return {
             name: quantizer.range()
             for name, layer in self._layers.items()
-            for quantizer in _input_quantizers(layer.module)
+            for quantizer in layer.input_quantizers()
         }
 
     def state_dict(self) -> State:
         """Progress, targets, duals and masks."""
-        state: State = {"progress": self._progress}
+        state: State = {"progress": self._progress, "share": self._share}
         for name, layer in self._layers.items():
-            if self._is_relaxed:
+            if self._is_split:
                 state[f"target/{name}"] = layer.target.clone()
                 state[f"dual/{name}"] = layer.dual.clone()
         if self._schedule is not None:
@@ -253,13 +253,15 @@ class AdmmMethod:
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor | float | int]) -> None:
         """Continue, after ``attach``. Raises InvalidInput if the state is of another network."""
-        self._progress = float(state["progress"])
+        self._progress, self._share = float(state["progress"]), float(state["share"])
         for name, layer in self._layers.items():
-            if self._is_relaxed:
+            if self._is_split:
                 layer.target = saved_tensor(state, f"target/{name}", layer.target)
                 layer.dual = saved_tensor(state, f"dual/{name}", layer.dual)
+                if layer.quantizer is not None:
+                    self._split(layer.quantizer, layer.dual)
             elif layer.quantizer is not None:
-                layer.quantizer.is_relaxed = False
+                _join(layer.quantizer)
         if self._schedule is None:
             return
         self._schedule.load_state_dict(
@@ -270,16 +272,18 @@ class AdmmMethod:
             if quantizer is not None:
                 quantizer.mask.copy_(mask)
 
-    @torch.no_grad()
-    def _relax(self, is_relaxed: bool) -> None:
-        """Begin or end the relaxed phase; it ends on the scales of the projection of W + u."""
-        for layer in self._layers.values():
-            if layer.quantizer is None:
-                continue
-            layer.quantizer.is_relaxed = is_relaxed
-            layer.quantizer.fit(layer.weight + layer.dual)
-            if is_relaxed:
-                _project(layer, is_first=True)
+    def _split(self, quantizer: WeightQuantizer, dual: Tensor) -> None:
+        quantizer.shift = dual
+        quantizer.is_float = self._admm.gradient_at == "weights"
+
+    def _finish_round(self, layer: CodedLayer, quantizer: WeightQuantizer) -> None:
+        """The augmented term's part of the W-step, then G and u; f's part was the optimizer's."""
+        layer.weight.lerp_(layer.target - layer.dual, self.pull)
+        shifted = layer.weight + layer.dual
+        quantizer.fit(shifted)
+        layer.target = quantizer.project(shifted)
+        # In place: the quantizer reads it.
+        layer.dual.add_(layer.weight - layer.target, alpha=self.pull)
 
     @torch.no_grad()
     def _prune(self, progress: float) -> None:
@@ -290,83 +294,11 @@ class AdmmMethod:
             self._layers[name].weight.masked_fill_(~mask, 0.0)
         for name, mask in self._schedule.masks(progress).items():
             layer = self._layers[name]
-            layer.weight.masked_fill_(~mask, 0.0)
-            layer.dual.masked_fill_(~mask, 0.0)
+            for tensor in (layer.weight, layer.target, layer.dual):
+                tensor.masked_fill_(~mask, 0.0)
             if layer.quantizer is not None:
                 layer.quantizer.prune(layer.weight, mask)
 
 
-@torch.no_grad()
-def _project(layer: _Coded, *, is_first: bool = False) -> None:
-    """G = projection of W + u (eq. 9 and 11 to 13), u += W - G (eq. 10)."""
-    quantizer = cast(WeightQuantizer, layer.quantizer)
-    options = quantizer.options
-    shifted = layer.weight + layer.dual
-    start = None if is_first else quantizer.scale
-    scale = project_scale(shifted, options.code_set, options.granularity, quantizer.mask, start)
-    quantizer.scale.copy_(scale)
-    layer.target = project_weight(shifted, scale, options.code_set, quantizer.mask)
-    if not is_first:
-        layer.dual += layer.weight - layer.target
-
-
-def _install(layer: nn.Module, options: LayerOptions, sample: Tensor) -> _Coded:
-    weight = cast(nn.Parameter, layer.weight)
-    quantizer = None
-    if options.weights is not None:
-        if not torch.isfinite(weight).all():
-            raise InvalidInput("there are weights that are no finite numbers", "retrain the model")
-        quantizer = WeightQuantizer(weight, options.weights)
-        parametrize.register_parametrization(layer, "weight", quantizer)
-        weight = cast(Any, layer).parametrizations.weight.original
-    if options.activations is not None:
-        layer.input_quantizer = InputQuantizer(sample, options.activations.bit_width)
-        layer.register_forward_pre_hook(_quantize_input)
-    zeros = torch.zeros_like(weight)
-    return _Coded(layer, weight, quantizer, zeros, zeros.clone())
-
-
-def _quantize_input(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    quantizer = cast(InputQuantizer, layer.input_quantizer)
-    return (quantizer(inputs[0]), *inputs[1:])
-
-
-def _input_quantizers(layer: nn.Module) -> Iterator[InputQuantizer]:
-    if isinstance(getattr(layer, "input_quantizer", None), InputQuantizer):
-        yield cast(InputQuantizer, layer.input_quantizer)
-
-
-@torch.no_grad()
-def _record_inputs(module: nn.Module, example: Tensor) -> dict[str, Tensor]:
-    """A sample of what enters each layer, in the order of execution, in evaluation mode."""
-    found: dict[str, Tensor] = {}
-    handles = []
-    for name, child in module.named_modules():
-        if isinstance(child, _KINDS):
-
-            def record(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                values = inputs[0].detach().reshape(-1)
-                stride = max(1, len(values) // _SAMPLE)
-                # Extremes decide whether a range begins at 0; a stride must not lose them.
-                ends = torch.stack([values.min(), values.max()])
-                found.setdefault(name, torch.cat([values[::stride], ends]))
-
-            handles.append(child.register_forward_pre_hook(record))
-    was_training = module.training
-    module.eval()
-    try:
-        module(example)
-    finally:
-        module.train(was_training)
-        for handle in handles:
-            handle.remove()
-    return found
-
-
-def _export(layer: _Coded) -> CodedTensor:
-    quantizer = cast(WeightQuantizer, layer.quantizer)
-    return CodedTensor(
-        quantizer.codes(layer.weight).cpu().numpy(),
-        quantizer.scale.detach().cpu().numpy().copy(),
-        quantizer.options.code_set,
-    )
+def _join(quantizer: WeightQuantizer) -> None:
+    quantizer.shift, quantizer.is_float = None, False

@@ -101,7 +101,7 @@ def _error(rows: Tensor, kept: Tensor, scale: Tensor, code_set: CodeSet) -> Tens
 def _alternated(
     rows: Tensor, kept: Tensor, scale: Tensor, code_set: CodeSet, rounds: int
 ) -> Tensor:
-    """arXiv:1707.09870, eq. 11 to 13: codes for the scale, then the scale for the codes."""
+    """arXiv:1707.09870, projection step: codes for the scale, then the scale for the codes."""
     for _ in range(rounds):
         codes = nearest_codes(rows / scale[:, None], code_set) * kept
         energy = codes.square().sum(dim=1)

@@ -12,7 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from camsdk.compress.options import CodeSet, WeightOptions
-from camsdk.compress.training.projection import filter_shape, nearest_codes, project_scale
+from camsdk.compress.training.projection import (
+    filter_shape,
+    nearest_codes,
+    project_scale,
+    project_weight,
+)
 
 _SMALLEST_STEP: Final = 1e-6
 _FLOOR: Final = 0.05
@@ -53,20 +58,28 @@ class _CodedWeight(torch.autograd.Function):
 class WeightQuantizer(nn.Module):
     """A parametrization: float weights in, codes times learned scales out.
 
-    While ``is_relaxed`` weights pass as they are, apart from the pruned.
+    Attributes:
+        shift: Added to the weights before they are rounded, filters first; None adds nothing.
+        is_float: Whether weights pass as they are.
 
     Args:
         weight: Float, filters along axis 0; its projection gives the first scales.
         options: Codes and what shares a scale.
+        is_transposed: Whether the module stores filters along axis 1, as transposed convolutions
+            do. All else here is filters first.
     """
 
     mask: Tensor
     least: Tensor
 
-    def __init__(self, weight: Tensor, options: WeightOptions) -> None:
+    def __init__(
+        self, weight: Tensor, options: WeightOptions, *, is_transposed: bool = False
+    ) -> None:
         super().__init__()
         self.options = options
-        self.is_relaxed = False
+        self._is_transposed = is_transposed
+        self.shift: Tensor | None = None
+        self.is_float = False
         first = project_scale(weight.detach(), options.code_set, options.granularity)
         self.scale = nn.Parameter(first)
         # Masks change it, so a resumed training must find it again.
@@ -75,18 +88,27 @@ class WeightQuantizer(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weights that the layer computes with."""
-        if self.is_relaxed:
+        """The weights that the layer computes with, from and to the module's own layout."""
+        if self.is_float:
             return weight
-        coded: Tensor = _CodedWeight.apply(weight, self.scale, self.mask, self.options.code_set)  # type: ignore[no-untyped-call] # untyped in torch
-        return coded
+        filters = weight.transpose(0, 1) if self._is_transposed else weight
+        scale: Tensor = self.scale
+        if self.shift is not None:
+            filters, scale = filters + self.shift, scale.detach()
+        coded: Tensor = _CodedWeight.apply(filters, scale, self.mask, self.options.code_set)  # type: ignore[no-untyped-call] # untyped in torch
+        return coded.transpose(0, 1) if self._is_transposed else coded
 
     @torch.no_grad()
     def fit(self, weight: Tensor) -> None:
-        """Take the scales of the weights' projection."""
+        """Take the scales of the weights' projection, by the alternation from those it has."""
         code_set, granularity = self.options.code_set, self.options.granularity
-        self.scale.copy_(project_scale(weight, code_set, granularity, self.mask))
+        self.scale.copy_(project_scale(weight, code_set, granularity, self.mask, self.scale))
         self.least.copy_(self.scale * _FLOOR)
+
+    @torch.no_grad()
+    def project(self, weight: Tensor) -> Tensor:
+        """The nearest codes times the scales as they are; pruned weights are 0."""
+        return project_weight(weight, self.scale, self.options.code_set, self.mask)
 
     @torch.no_grad()
     def prune(self, weight: Tensor, mask: Tensor) -> None:
@@ -107,7 +129,7 @@ class WeightQuantizer(nn.Module):
 
     @torch.no_grad()
     def codes(self, weight: Tensor) -> Tensor:
-        """int8, for the scales as they are."""
+        """int8, of weights that are filters first, for the scales as they are."""
         scaled = weight / filter_shape(self.scale, weight)
         return (nearest_codes(scaled, self.options.code_set) * self.mask).to(torch.int8)
 
