@@ -24,7 +24,8 @@ def find_edges(model: onnx.ModelProto) -> tuple[str, ...]:
     """
     layers = {layer.name for layer in list_layers(model)}
     before: dict[str, frozenset[str]] = {}
-    first, followed = set(), set()
+    first: set[str] = set()
+    followed: set[str] = set()
     for node in model.graph.node:
         reached = frozenset[str]().union(*(before.get(name, frozenset()) for name in node.input))
         if node.name in layers:

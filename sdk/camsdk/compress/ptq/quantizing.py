@@ -11,7 +11,7 @@ the rounded weights.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -22,7 +22,6 @@ from camsdk.compress.codes import CodedTensor, project
 from camsdk.compress.graph.layers import Layer, list_layers
 from camsdk.compress.graph.qdq import ActivationRange
 from camsdk.compress.options import (
-    ActivationOptions,
     PruneOptions,
     QuantizeOptions,
     WeightOptions,
@@ -41,7 +40,7 @@ from camsdk.compress.ptq.inputs import Inputs
 from camsdk.compress.ptq.learned import round_learned
 from camsdk.compress.ptq.moments import Moments, can_unfold, gather
 from camsdk.compress.ptq.probing import float_tensors, input_shape, probe
-from camsdk.compress.ptq.ranges import observe
+from camsdk.compress.ptq.ranges import activation_options, for_synthetic, observe
 from camsdk.compress.ptq.rounding import (
     fit_scale,
     refine,
@@ -153,7 +152,7 @@ def quantize_after_training(
     if given is None:
         given = synthesise(
             shape,
-            synthesis.count,
+            synthesis.count_for(shape),
             seed,
             synthesis.mean,
             synthesis.std,
@@ -204,11 +203,7 @@ class _Work:
     ) -> Ptq:
         stages = _stages([x for x in self._layers if self._weights_of(x) is not None])
         total = len(stages) + 2
-        equalized = (
-            self._equalize()
-            if self._options.equalize and self._options.weights.granularity == "tensor"
-            else 0
-        )
+        equalized = self._equalize() if self._options.equalize else 0
         if prune is not None:
             self._prune = prune
             self._sparsity = (
@@ -232,6 +227,11 @@ class _Work:
 
     def _weights_of(self, layer: Layer) -> WeightOptions | None:
         return self._options.of(layer.name).weights
+
+    def _is_coarse(self, layer: Layer) -> bool:
+        """Whether it has so few bits that more is to be done than to round column by column."""
+        options = self._weights_of(layer)
+        return options is not None and options.code_set.bit_width < EDGE_BITS
 
     def _tell(self, done: int, total: int) -> None:
         if self._on_progress is not None:
@@ -268,7 +268,7 @@ class _Work:
             self._some,
             seed=self._seed,
             with_second=self._options.rounding != "nearest",
-            reference=self._measured,
+            reference=self._measured if any(map(self._is_coarse, layers)) else None,
         )
         weights = weights_of(self._exact, tuple(stage))
         measured = weights_of(self._measured, tuple(stage))
@@ -295,7 +295,12 @@ class _Work:
         assert options is not None
         second = None if moments is None else moments.second
         target = weights
-        if moments is not None and second is not None and moments.cross is not None:
+        if (
+            moments is not None
+            and second is not None
+            and moments.cross is not None
+            and self._is_coarse(layer)
+        ):
             grouped = weights.reshape(layer.groups, -1, second.shape[-1])
             target = towards(grouped, second, moments.cross).reshape(weights.shape)
         sparsity = self._sparsity.get(layer.name, 0.0)
@@ -317,9 +322,9 @@ class _Work:
         return coded
 
     def _ranges(self, rounded: onnx.ModelProto) -> Mapping[str, ActivationRange]:
-        wanted = _activation_options(float_tensors(rounded), self._layers, self._options)
+        wanted = activation_options(float_tensors(rounded), self._layers, self._options)
         if self._is_synthetic:
-            wanted = {name: _for_synthetic(of) for name, of in wanted.items()}
+            wanted = {name: for_synthetic(of) for name, of in wanted.items()}
         observers = observe(rounded, wanted, self._inputs)
         return {name: observers[name].range(of) for name, of in wanted.items()}
 
@@ -344,38 +349,13 @@ def _round_to_output(
         codes = round_learned(grouped, fitted, second, code_set)
     else:
         codes = round_gptq(grouped, fitted, second, code_set)
-        codes, fitted = refine(codes, grouped, fitted, second, code_set, is_shared=is_shared)
+        if code_set.bit_width < EDGE_BITS:
+            codes, fitted = refine(codes, grouped, fitted, second, code_set, is_shared=is_shared)
     return CodedTensor(
         codes.reshape(weights.shape),
         np.asarray(fitted.flat[0] if is_shared else fitted.reshape(-1), np.float32),
         code_set,
     )
-
-
-def _activation_options(
-    tensors: Iterable[str], layers: Iterable[Layer], options: QuantizeOptions
-) -> dict[str, ActivationOptions]:
-    """By tensor: what the layers that read it want, else 8 bits; float layers' inputs are left out.
-
-    Sums and outputs that enter no layer stay at 8 bits: nothing multiplies them.
-    """
-    wanted: dict[str, ActivationOptions] = {}
-    left_out = set()
-    for layer in layers:
-        of = options.of(layer.name).activations
-        if of is None:
-            left_out.add(layer.input)
-        elif layer.input not in wanted or wanted[layer.input].bit_width < of.bit_width:
-            wanted[layer.input] = of
-    other = ActivationOptions(8, options.activations.range_rule)
-    return {name: wanted.get(name, other) for name in tensors if name not in left_out}
-
-
-def _for_synthetic(options: ActivationOptions) -> ActivationOptions:
-    """One made-up input says little about extremes, so only all of them together count."""
-    if options.range_rule == "mean":
-        return replace(options, range_rule="extreme")
-    return options
 
 
 def _stages(layers: Sequence[Layer]) -> list[list[Layer]]:

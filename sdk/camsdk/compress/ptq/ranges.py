@@ -4,14 +4,16 @@ Nothing is stored but extremes and a histogram per tensor, so memory does not gr
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from camsdk.compress.graph.layers import Layer
 from camsdk.compress.graph.qdq import ActivationRange
-from camsdk.compress.options import ActivationOptions
+from camsdk.compress.options import ActivationOptions, QuantizeOptions
 from camsdk.compress.ptq.probing import Floats, probe
 from camsdk.errors import InvalidInput
 
@@ -117,6 +119,32 @@ def _error(
     zero = np.rint(-low / step)
     rounded = (np.clip(np.rint(values / step) + zero, 0, steps) - zero) * step
     return float(np.sum(weights * (values - rounded) ** 2))
+
+
+def activation_options(
+    tensors: Iterable[str], layers: Iterable[Layer], options: QuantizeOptions
+) -> dict[str, ActivationOptions]:
+    """By tensor: what the layers that read it want, else 8 bits; float layers' inputs are left out.
+
+    Sums and outputs that enter no layer stay at 8 bits: nothing multiplies them.
+    """
+    wanted: dict[str, ActivationOptions] = {}
+    left_out = set()
+    for layer in layers:
+        of = options.of(layer.name).activations
+        if of is None:
+            left_out.add(layer.input)
+        elif layer.input not in wanted or wanted[layer.input].bit_width < of.bit_width:
+            wanted[layer.input] = of
+    other = ActivationOptions(8, options.activations.range_rule)
+    return {name: wanted.get(name, other) for name in tensors if name not in left_out}
+
+
+def for_synthetic(options: ActivationOptions) -> ActivationOptions:
+    """One made-up input says little about extremes, so only all of them together count."""
+    if options.range_rule == "mean":
+        return replace(options, range_rule="extreme")
+    return options
 
 
 def observe(

@@ -17,6 +17,9 @@ from camsdk.errors import InvalidInput
 
 Floats = NDArray[np.float32]
 
+_PLACES = 2**17
+"""Of all pictures together, over which extremes are found: small pictures must be more."""
+_MOST_TIMES = 4
 _LEAVES = 300
 _SMALLEST_RADIUS = 0.015
 _LARGEST_RADIUS = 0.5
@@ -30,7 +33,7 @@ class Synthesis:
     Attributes:
         mean, std: Per channel or one for all, in units of 0 to 255: input = (pixel - mean) / std,
             as the manifest of a model says.
-        count: How many to make.
+        count: How many to make; up to four times as many if they are small.
         is_channels_last: Whether the input is (1, height, width, channels).
     """
 
@@ -38,6 +41,12 @@ class Synthesis:
     std: tuple[float, ...] = (64.0,)
     count: int = 32
     is_channels_last: bool = False
+
+    def count_for(self, input_shape: tuple[int, ...]) -> int:
+        """How many inputs of a shape to make."""
+        channels = 1 if len(input_shape) < 4 else input_shape[3 if self.is_channels_last else 1]
+        places = max(1, int(np.prod(input_shape)) // channels)
+        return max(self.count, min(_MOST_TIMES * self.count, _PLACES // places))
 
 
 def synthesise(

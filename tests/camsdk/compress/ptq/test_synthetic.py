@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from camsdk.compress.ptq.synthetic import synthesise
+from camsdk.compress.ptq.synthetic import Synthesis, synthesise
 from camsdk.errors import InvalidInput
 
 SHAPE = (1, 3, 64, 96)
@@ -49,3 +49,11 @@ def test_other_shapes_get_noise() -> None:
 def test_a_mean_that_does_not_fit_is_refused() -> None:
     with pytest.raises(InvalidInput, match="3 channels"):
         synthesise(SHAPE, 1, seed=0, mean=(1.0, 2.0))
+
+
+def test_small_pictures_come_in_larger_numbers() -> None:
+    counts = [Synthesis().count_for((1, 3, size, size)) for size in (28, 48, 320)]
+    assert counts[0] > counts[1] > counts[2] == 32
+    last = Synthesis(is_channels_last=True)
+    assert last.count_for((1, 48, 48, 3)) == counts[1]
+    assert Synthesis(count=1).count_for((1, 3, 640, 352)) == 1
