@@ -28,7 +28,8 @@ from camsdk.compress.options import (
     QuantizeOptions,
     TrainOptions,
 )
-from camsdk.compress.training.admm import AdmmMethod, with_edges_at_8_bits
+from camsdk.compress.ptq.edges import with_precise_edges
+from camsdk.compress.training.admm import AdmmMethod
 from camsdk.compress.training.checkpoint import code_digest
 from camsdk.compress.training.folding import fold
 from camsdk.compress.training.method import Method
@@ -100,6 +101,9 @@ def learn_codes(
         UnsupportedModel: An operator that cannot be trained.
         DataCorrupted: The checkpoint is damaged.
     """
+    assert options.quantize is not None
+    # As in the rounding before: the heads of a detector are all last layers.
+    options = replace(options, quantize=with_precise_edges(rounded.model, options.quantize))
     assert options.quantize is not None
     twin = to_torch(_with_codes(rounded, options))
     prune = options.prune
@@ -174,11 +178,10 @@ def _with_codes(rounded: CodedModel, options: CompressOptions) -> onnx.ModelProt
     """
     assert options.quantize is not None
     layers = {layer.name: layer for layer in list_layers(rounded.model)}
-    wanted = with_edges_at_8_bits(options.quantize, tuple(layers))
     kept = {
         name: coded
         for name, coded in rounded.weights.items()
-        if (of := wanted.of(name).weights) is not None
+        if (of := options.quantize.of(name).weights) is not None
         and (options.prune is not None or of.code_set == coded.code_set)
     }
     return with_values(rounded.model, layers, kept)
