@@ -4,10 +4,11 @@ With inputs, they are what everything is measured on. Without, inputs are made u
 (``synthetic``), and where the model has BatchNorm, its layers are measured as if these inputs had
 the statistics of the training data (``folding.as_if_trained``).
 
-In order: BatchNorm is folded, layers are equalized, weights are rounded layer by layer (a few
-layers at a time, each on inputs that have passed the layers that are rounded already), each
-layer's bias takes up the mean error of its output, and ranges of activations are observed last, on
-the rounded weights.
+In order: BatchNorm is folded, layers with one scale a tensor are equalized, weights are rounded
+layer by layer (a few at a time, each on inputs that have passed the layers rounded already, towards
+what the float model made of its own), each layer's bias takes up the mean error of its output, and
+ranges of activations are observed last, on the rounded weights. The first and the last layers keep
+7 bits (``edges``).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -214,7 +215,8 @@ class _Work:
         self._tell(1, total)
         unfoldable = [layer for stage in stages for layer in stage if can_unfold(layer)]
         exact = gather(self._measured, unfoldable, self._some, seed=self._seed, with_second=False)
-        rounded = _copy(self._measured)
+        rounded = onnx.ModelProto()
+        rounded.CopyFrom(self._measured)
         for number, stage in enumerate(stages, start=2):
             self._round_stage(stage, exact, rounded)
             self._tell(number, total)
@@ -393,9 +395,3 @@ def _product(
 
 def _add(model: onnx.ModelProto, bias: str, values: NDArray[np.float64]) -> None:
     write(model, {bias: doubles(model, bias) + values})
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    return result
