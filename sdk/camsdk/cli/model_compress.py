@@ -172,6 +172,7 @@ def compress(
     for checkpoint in made.checkpoints:
         checkpoint.unlink(missing_ok=True)
     report(output, made.draft, path, {"report": str(page), **_facts(made)})
+    _note_nothing_found(output, made.agreement)
     if made.kept == "rounding" and options.train is not None:
         output.note("training did not do better than rounding alone, which is what was kept")
 
@@ -217,6 +218,7 @@ def evaluate(
         output.json(figures)
     else:
         output.fields({key: shown(value) for key, value in figures.items()})
+    _note_nothing_found(output, agreement)
 
 
 def _footage(data: str) -> "Footage | None":
@@ -268,8 +270,9 @@ def _facts(made: "Compressed") -> dict[str, Any]:
         "peak_rss_mib": facts.peak_rss_bytes / 2**20,
     }
     if agreement is not None:
-        told |= {f"ap50_{name}": ap for name, ap in agreement.ap50.items()}
+        told |= {f"ap50_{name}": ap for name, ap in agreement.measured_ap50.items()}
         told |= {
+            "boxes": agreement.box_count,
             "float_cpu_ms": agreement.reference_ms,
             "cpu_ms": agreement.candidate_ms,
             "speedup": agreement.speedup,
@@ -279,9 +282,14 @@ def _facts(made: "Compressed") -> dict[str, Any]:
     return told
 
 
+def _note_nothing_found(output: Output, agreement: "Agreement | None") -> None:
+    if agreement is not None and not agreement.box_count:
+        output.note("the reference found nothing on these frames, so there is no agreement to tell")
+
+
 def _figures(agreement: "Agreement", reference: "Draft", candidate: "Draft") -> dict[str, Any]:
     return {
-        **{f"ap50_{name}": value for name, value in agreement.ap50.items()},
+        **{f"ap50_{name}": value for name, value in agreement.measured_ap50.items()},
         "reference": reference.manifest.reference,
         "candidate": candidate.manifest.reference,
         "reference_cpu_ms": agreement.reference_ms,

@@ -36,7 +36,7 @@ class Agreement:
     Attributes:
         frame_count: Frames compared.
         box_count: Boxes of the reference that count as truth.
-        ap50: By class name, and over all classes together as ``all``.
+        ap50: By class name, and over all classes together as ``all``; NaN without a box of it.
         reference_ms, candidate_ms: Median CPU time of one inference on one thread, interleaved.
     """
 
@@ -51,15 +51,15 @@ class Agreement:
         """Above 1 when the candidate is faster."""
         return self.reference_ms / self.candidate_ms
 
+    @property
+    def measured_ap50(self) -> dict[str, float]:
+        """``ap50`` without what could not be measured."""
+        return {name: value for name, value in self.ap50.items() if math.isfinite(value)}
+
     def as_metrics(self) -> dict[str, float]:
-        """For a manifest, each name with its unit; without what was not to be measured."""
-        scores = {
-            f"ap50_vs_reference_{name}": value
-            for name, value in self.ap50.items()
-            if math.isfinite(value)
-        }
+        """For a manifest, each name with its unit; without what could not be measured."""
         return {
-            **scores,
+            **{f"ap50_vs_reference_{name}": ap for name, ap in self.measured_ap50.items()},
             "evaluated_frames": float(self.frame_count),
             "evaluated_boxes": float(self.box_count),
             "reference_cpu_ms": self.reference_ms,
@@ -81,7 +81,7 @@ def average_precision(
         class_id: Only this class, or all, ranked in one list.
 
     Returns:
-        0 to 1; 1 when there is nothing to find and nothing was found, NaN when something was.
+        0 to 1; NaN when there is nothing to find, whatever was found: that says nothing.
     """
     scores: list[np.ndarray] = []
     hits: list[np.ndarray] = []
@@ -93,10 +93,10 @@ def average_precision(
         total += len(true)
         scores.append(candidates.scores)
         hits.append(_matched(true, candidates))
+    if not total:
+        return math.nan
     ranking = np.argsort(-np.concatenate(scores), kind="stable")
     is_hit = np.concatenate(hits)[ranking]
-    if not total:
-        return float("nan") if len(is_hit) else 1.0
     recall = np.cumsum(is_hit) / total
     precision = np.cumsum(is_hit) / np.arange(1, len(is_hit) + 1)
     monotone = np.maximum.accumulate(precision[::-1])[::-1]

@@ -10,7 +10,7 @@ import pytest
 
 from camsdk.artifact.bundle import pack, read_unverified
 from camsdk.cli.compress_options import DEFAULT_EPOCHS, Wishes
-from camsdk.compress import compressing, engines
+from camsdk.compress import compressing, engines, evaluate
 from camsdk.compress.options import Block, CodeSet, Filter, NOfM
 from camsdk.compress.report import probes
 from support.artifacts import make_bundle
@@ -108,6 +108,24 @@ def test_low_bits_with_data_are_trained_and_told_of(
     facts = json.loads(out.with_suffix(".json").read_text())
     assert len(facts["history"]["loss"]) == 3
     assert 0.5 <= facts["sparsity"] < 0.7  # of those that stay some round to 0
+
+
+def test_frames_in_which_nothing_is_found_are_told_of(
+    camctl: "Camctl", small: Path, yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (engines, probes):
+        monkeypatch.setattr(module, "is_installed", lambda engine: engine == "onnxruntime")
+    monkeypatch.setattr(evaluate, "REFERENCE_SCORE", 2.0)
+    few, out = ("--data", yard, "--evaluation", "4"), tmp_path / "made.cam"
+    made = camctl("model", "compress", small, *few, "--calibration", "4", "-o", out, "--json")
+    judged = camctl("model", "evaluate", out, "--against", small, *few, "--json")
+    for outcome in (made, judged):
+        assert outcome.json["boxes"] == 0
+        assert "ap50_all" not in outcome.json
+        assert "found nothing on these frames" in outcome.err
+    metrics = read_unverified(out.read_bytes()).manifest.metrics
+    assert metrics["evaluated_boxes"] == 0
+    assert "ap50_vs_reference_all" not in metrics
 
 
 def test_an_interrupted_training_says_how_to_go_on(

@@ -47,8 +47,17 @@ def test_one_class_alone() -> None:
     found = [boxes((0, 0.9, 0), (3, 0.95, 2))]
     assert average_precision(truth, found, class_id=0) == 1.0
     assert average_precision(truth, found, class_id=2) == 0.0
-    assert average_precision(truth, found, class_id=7) == 1.0  # nothing to find, nothing found
-    assert math.isnan(average_precision([boxes()], found, class_id=0))
+
+
+@pytest.mark.parametrize("found", [[], [boxes()], [boxes((0, 0.9, 0))]])
+def test_nothing_to_find_is_no_figure_and_never_a_perfect_one(found: list[Detections]) -> None:
+    value = average_precision([boxes()] * len(found), found)
+    assert math.isnan(value)
+    assert math.isnan(average_precision([boxes((0, 0.9, 0))] * len(found), found, class_id=7))
+    agreement = Agreement(len(found), 0, {"all": value}, 2.0, 1.0)
+    assert agreement.measured_ap50 == {}
+    assert "ap50_vs_reference_all" not in agreement.as_metrics()
+    assert agreement.as_metrics()["evaluated_boxes"] == 0.0
 
 
 ROWS = st.lists(
@@ -62,7 +71,8 @@ FRAMES = st.lists(ROWS, min_size=1, max_size=6)
 @given(FRAMES)
 def test_a_detector_agrees_with_itself(frames: list[list[Row]]) -> None:
     same = [boxes(*rows) for rows in frames]
-    assert average_precision(same, same) == pytest.approx(1.0)
+    expected = 1.0 if any(frames) else math.nan
+    assert average_precision(same, same) == pytest.approx(expected, nan_ok=True)
 
 
 @given(FRAMES, FRAMES)

@@ -75,8 +75,8 @@ def collect_facts(
     }
     accuracy: dict[str, float] = {}
     if agreement is not None:
-        accuracy = {f"AP50 against float, {name}": ap for name, ap in agreement.ap50.items()}
-        accuracy = {name: value for name, value in accuracy.items() if np.isfinite(value)}
+        scores = agreement.measured_ap50
+        accuracy = {f"AP50 against float, {name}": ap for name, ap in scores.items()}
     return RunFacts(
         source=source.manifest.reference,
         result=draft.manifest.reference,
@@ -90,6 +90,7 @@ def collect_facts(
         latency=probes.latency,
         duration_s={**durations, **probes.duration_s},
         peak_rss_bytes=peak_rss_bytes(),
+        compared_boxes=None if agreement is None else agreement.box_count,
         optimised=optimised,
         probe_inputs=_told(inputs, agreement),
         history={"loss": made.history} if made.history else {},

@@ -78,6 +78,7 @@ class RunFacts:
         options: As text, by name.
         sizes_bytes: By what: the float model, the ONNX file, the packed file, the artifact.
         accuracy: By figure, of the compressed model.
+        compared_boxes: Of the float model, which its agreement was measured on; None without data.
         accuracy_before: The same of the float model; 1 where it is what is compared with.
         latency: Measured CPU time of an inference on one thread, by engine and model.
         duration_s: Wall time of each step of the run.
@@ -98,6 +99,7 @@ class RunFacts:
     latency: tuple[Timing, ...]
     duration_s: Mapping[str, float]
     peak_rss_bytes: int
+    compared_boxes: int | None = None
     optimised: Report | None = None
     accuracy_before: Mapping[str, float] = field(default_factory=dict)
     predicted_ms: Mapping[str, float] = field(default_factory=dict)

@@ -57,9 +57,12 @@ def _cards(facts: RunFacts) -> str:
 
 def _accuracy(facts: RunFacts) -> str:
     if not facts.accuracy:
+        why = "Without data nothing was compared."
+        if facts.compared_boxes is not None:
+            why = "The float model found nothing on the held-out frames: nothing was compared."
         return (
-            "<section><h2>Accuracy</h2><p>Without data nothing was compared. The layers below "
-            "show what compression changed.</p></section>"
+            f"<section><h2>Accuracy</h2><p>{why} The layers below show what compression "
+            "changed.</p></section>"
         )
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th>"
@@ -68,7 +71,11 @@ def _accuracy(facts: RunFacts) -> str:
         for name, value in facts.accuracy.items()
     )
     head = '<tr><th></th><th class="n">float</th><th class="n">compressed</th></tr>'
-    return f"<section><h2>Accuracy</h2><table><thead>{head}</thead>{rows}</table></section>"
+    boxes = "" if facts.compared_boxes is None else f"{facts.compared_boxes:,} boxes compared."
+    return (
+        f"<section><h2>Accuracy</h2><table><thead>{head}</thead>{rows}</table>"
+        f'<p class="soft">{boxes}</p></section>'
+    )
 
 
 def _figure(value: float | None) -> str:

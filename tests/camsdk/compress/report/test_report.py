@@ -109,6 +109,13 @@ def test_what_was_not_measured_is_absent() -> None:
     assert json.loads(bare.to_json())["layers"][0]["noise_to_signal"] is None
 
 
+def test_data_in_which_nothing_is_found_is_not_called_no_data() -> None:
+    text = " ".join(Page(to_html(facts(accuracy={}, compared_boxes=0))).words)
+    assert "The float model found nothing on the held-out frames" in text
+    assert "Without data" not in text
+    assert "7 boxes compared" in to_html(facts(compared_boxes=7))
+
+
 def test_engines_are_listed_with_figures_or_the_reason() -> None:
     page = to_html(facts())
     text = " ".join(Page(page).words)
