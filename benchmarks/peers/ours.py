@@ -33,8 +33,7 @@ def prepare(module: nn.Module, row: Row, edges: tuple[str, ...], example: Tensor
         total = nn.functional.cross_entropy(logits, labels)
         if teacher is not None:
             total = total + distillation(logits, teacher, images)
-        penalty = method.penalty()
-        return total if penalty is None else total + penalty
+        return total
 
     return Contender(
         module,

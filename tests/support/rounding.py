@@ -19,16 +19,13 @@ def _filters_first(weight: Tensor, layer: nn.Module) -> Tensor:
 
 
 class Rounding:
-    """Each step pulls the weights toward their codes; ``finish`` puts them there."""
+    """Each step moves weights by what adds up of the gradients; ``finish`` rounds them."""
 
     extra_gradient = False
 
-    def __init__(
-        self, bits: int = 4, activation_bits: int = 8, *, pull: float = 1e-3, extra: bool = False
-    ) -> None:
+    def __init__(self, bits: int = 4, activation_bits: int = 8, *, extra: bool = False) -> None:
         self.code_set = CodeSet(bits)
         self.activation_bits = activation_bits
-        self.pull = pull
         self.extra_gradient = extra
         self.layers: dict[str, nn.Module] = {}
         self.coded: dict[str, CodedTensor] = {}
@@ -61,10 +58,6 @@ class Rounding:
         layer = self.layers[name]
         weight = _filters_first(layer.weight.detach(), layer)
         return project(weight.contiguous().numpy(), self.code_set)
-
-    def penalty(self) -> Tensor | None:
-        total = sum(self.pull * (layer.weight**2).mean() for layer in self.layers.values())
-        return total if isinstance(total, Tensor) else None
 
     def after_backward(self, progress: float) -> None:
         for name, layer in self.layers.items():

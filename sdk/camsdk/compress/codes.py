@@ -76,7 +76,7 @@ def project(
     """The codes and scales that are nearest to the weights in least squares.
 
     For given codes Q the best scale is <w, Q> / <Q, Q>, for a given scale the best codes are the
-    nearest ("Extremely Low Bit Neural Network", arXiv:1707.09870, eq. 11 to 13). Alternating the
+    nearest ("Extremely Low Bit Neural Network", arXiv:1707.09870, projection). Alternating the
     two finds a fixed point; which one depends on the start. So every scale that puts the largest
     weight on a code, and twenty that clip it, are tried first, and the two best are the starts.
     Binary weights have one fixed point, sign(w) mean|w|, which is the optimum.

@@ -219,14 +219,11 @@ class DistillOptions:
         logits: Weight of the Kullback-Leibler divergence of softened logits (arXiv:1503.02531).
         temperature: Of the softening.
         features: Weight of the squared error of normalised inner features (arXiv:1612.03928).
-        detections: Weight of the error of a detection head's outputs where the teacher sees
-            something (arXiv:1911.09070 calls it objectness-weighted imitation).
     """
 
     logits: float = 1.0
     temperature: float = 4.0
     features: float = 0.0
-    detections: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ They hold few of the weights, nothing before or behind them makes up for their e
 tool that others compare with leaves them at 8 bits.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -39,7 +40,12 @@ def find_edges(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def with_precise_edges(model: onnx.ModelProto, options: QuantizeOptions) -> QuantizeOptions:
-    """The same options with ``EDGE_BITS`` for the weights at the edges and 8 for what enters them.
+    """``with_precise`` at the edges of a model."""
+    return with_precise(options, find_edges(model))
+
+
+def with_precise(options: QuantizeOptions, names: Iterable[str]) -> QuantizeOptions:
+    """The same options with ``EDGE_BITS`` for the weights of some layers and 8 for what enters.
 
     Layers that ``options.layers`` names, and options with as many bits for all, stay.
     """
@@ -50,5 +56,5 @@ def with_precise_edges(model: onnx.ModelProto, options: QuantizeOptions) -> Quan
     if activations.bit_width < _ACTIVATION_BITS:
         activations = replace(activations, bit_width=_ACTIVATION_BITS)
     edge = LayerOptions(weights, activations)
-    edges = [name for name in find_edges(model) if name not in options.layers]
+    edges = sorted(set(names) - options.layers.keys())
     return replace(options, layers={**options.layers, **dict.fromkeys(edges, edge)})

@@ -22,33 +22,25 @@ rest of the training there is no augmented term, and scales are learned one per 
 arXiv:1902.08153), which begin as those of the projection.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from camsdk.compress.codes import CodedTensor
-from camsdk.compress.options import (
-    CodeSet,
-    Filter,
-    LayerOptions,
-    PruneOptions,
-    QuantizeOptions,
-    WeightOptions,
-)
+from camsdk.compress.options import Filter, PruneOptions, QuantizeOptions
+from camsdk.compress.ptq.edges import with_precise
 from camsdk.compress.training.coded_layer import CodedLayer, install, record_inputs
 from camsdk.compress.training.filter_search import weight_uses
 from camsdk.compress.training.importance import saved_tensor
 from camsdk.compress.training.joints import Joints
 from camsdk.compress.training.method import Range, State
-from camsdk.compress.training.pruning import MaskSchedule
+from camsdk.compress.training.pruning import FixedMasks, MaskSchedule
 from camsdk.compress.training.quantizers import WeightQuantizer
 from camsdk.compress.training.twin import TwinModule
 from camsdk.errors import InvalidInput
-
-_EDGE_BITS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -84,26 +76,13 @@ class AdmmOptions:
             )
 
 
-def with_edges_at_8_bits(options: QuantizeOptions, layer_names: Sequence[str]) -> QuantizeOptions:
-    """The first and the last layer on 8 bits, unless ``options.layers`` names them.
-
-    They hold few of the weights and most of the damage; every peer leaves them at 8 bits.
-
-    Args:
-        layer_names: In the order of execution.
-    """
-    edges = {layer_names[0], layer_names[-1]} - set(options.layers) if layer_names else set()
-    weights = WeightOptions(CodeSet(_EDGE_BITS), options.weights.granularity)
-    edge = LayerOptions(weights, replace(options.activations, bit_width=_EDGE_BITS))
-    return replace(options, layers={**options.layers, **dict.fromkeys(sorted(edges), edge)})
-
-
 class AdmmMethod:
     """Quantization, or quantization and pruning in one schedule: a ``Method`` of the trainer.
 
     Args:
         quantize: Codes of weights and activations by layer (qualified module name).
-        prune: What becomes zero on the way; whole filters are to be removed beforehand.
+        prune: What becomes zero on the way; whole filters are to be removed beforehand. Or what is
+            zero already and stays: masks by layer, True where a weight stays, filters first.
         admm: Of the phase of ADMM.
         layer_sparsity: By layer, in place of the one for all; the others stay dense, as transposed
             convolutions do in any case.
@@ -112,21 +91,23 @@ class AdmmMethod:
     def __init__(
         self,
         quantize: QuantizeOptions,
-        prune: PruneOptions | None = None,
+        prune: PruneOptions | Mapping[str, Tensor] | None = None,
         admm: AdmmOptions = AdmmOptions(),
         *,
         layer_sparsity: Mapping[str, float] | None = None,
     ) -> None:
-        if prune is not None and isinstance(prune.granularity, Filter):
+        if isinstance(prune, PruneOptions) and isinstance(prune.granularity, Filter):
             raise InvalidInput(
                 "whole filters cannot go while their weights are quantized",
                 "prune filters first, then quantize what is left",
             )
         self._options = quantize
         self._admm = admm
-        self._schedule = (
-            None if prune is None else MaskSchedule(prune, layer_sparsity=layer_sparsity)
-        )
+        self._schedule: MaskSchedule | FixedMasks | None = None
+        if isinstance(prune, PruneOptions):
+            self._schedule = MaskSchedule(prune, layer_sparsity=layer_sparsity)
+        elif prune is not None:
+            self._schedule = FixedMasks(prune)
         self._layers: dict[str, CodedLayer] = {}
         self._coded: dict[str, CodedTensor] = {}
         self._progress = 0.0
@@ -152,35 +133,36 @@ class AdmmMethod:
     def attach(self, module: nn.Module, example: Tensor) -> None:
         """Quantize all convolutions and linear layers, warm-started from their projection.
 
+        The first and the last to run keep more bits (``ptq.edges.with_precise``).
+
         Raises:
             InvalidInput: There are none, or ``quantize.layers`` names one that is not there.
         """
         inputs = record_inputs(module, example)
-        options = with_edges_at_8_bits(self._options, tuple(inputs))
+        names = tuple(inputs)
+        options = with_precise(self._options, {*names[:1], *names[-1:]})
         unknown = set(options.layers) - set(inputs)
         if unknown or not inputs:
             raise InvalidInput(
                 f"no such layers in the network: {', '.join(sorted(unknown)) or 'none at all'}",
                 f"those that can be quantized are {', '.join(inputs) or 'convolutions and linear'}",
             )
-        uses = None if self._schedule is None else weight_uses(module, example)
+        schedule = self._schedule
+        uses = weight_uses(module, example) if isinstance(schedule, MaskSchedule) else None
         joints = Joints(module, example) if isinstance(module, TwinModule) else None
         for name, sample in inputs.items():
             layer = module.get_submodule(name)
             self._layers[name] = install(layer, options.of(name), sample)
         if joints is not None:
             joints.install()
-        if self._schedule is not None:
+        if isinstance(schedule, MaskSchedule):
             found = {n: of.parameter for n, of in self._layers.items() if not of.is_transposed}
-            self._schedule.attach(found, uses)
+            schedule.attach(found, len(example), uses)
+        self._prune(0.0)
         for coded in self._layers.values():
             if coded.quantizer is not None and self._is_split:
                 coded.target = coded.quantizer.project(coded.weight)
                 self._split(coded.quantizer, coded.dual)
-
-    def penalty(self) -> Tensor | None:
-        """None: the augmented term is an implicit step of its own, after the optimizer's."""
-        return None
 
     def after_backward(self, progress: float) -> None:
         """Judge weights by their gradients, then hide those of pruned weights."""
@@ -188,9 +170,7 @@ class AdmmMethod:
             return
         self._schedule.after_backward(progress)
         for name, mask in self._schedule.current.items():
-            gradient = self._layers[name].parameter.grad
-            if gradient is not None:
-                gradient.mul_(mask)
+            self._layers[name].hide_gradient(mask)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

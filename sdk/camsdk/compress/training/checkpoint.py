@@ -20,6 +20,8 @@ from camsdk.errors import Conflict, DataCorrupted
 
 MAGIC: Final = b"CAMTRAIN1\n"
 
+_CODE: Final = Path(__file__).parents[1]
+
 _CHANGED: Final = {
     "options": "with other options",
     "data": "on other data",
@@ -118,11 +120,11 @@ def state_digest(*states: Mapping[str, Any]) -> str:
     return total.hexdigest()
 
 
-def code_digest() -> str:
-    """sha256 of what decides how a training goes: torch's version and the modules here."""
+def code_digest(folder: Path = _CODE) -> str:
+    """sha256 of what decides how a training goes: torch's version and all of this package."""
     total = hashlib.sha256(torch.__version__.encode())
-    folder = Path(__file__).parent
-    for file in (*sorted(folder.glob("*.py")), folder.parent / "codes.py"):
+    for file in sorted(folder.rglob("*.py")):
+        total.update(file.relative_to(folder).as_posix().encode())
         total.update(file.read_bytes())
     return total.hexdigest()
 

@@ -10,11 +10,9 @@ from torch.nn.utils import parametrize
 
 from camsdk.compress.codes import CodedTensor
 from camsdk.compress.options import LayerOptions
-from camsdk.compress.training.quantizers import InputQuantizer, WeightQuantizer
+from camsdk.compress.training.quantizers import InputQuantizer, WeightQuantizer, sample_of
 from camsdk.errors import InvalidInput
 
-_SAMPLE: Final = 65_536
-"""Values per layer that the first range of its input is found from."""
 _KINDS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _TRANSPOSED: Final = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -45,6 +43,11 @@ class CodedLayer:
     def is_transposed(self) -> bool:
         """Whether the module stores its weights inputs first."""
         return isinstance(self.module, _TRANSPOSED)
+
+    def hide_gradient(self, mask: Tensor) -> None:
+        """Set the gradient of pruned weights to 0; the mask is filters first."""
+        if self.parameter.grad is not None:
+            self.parameter.grad.mul_(mask.transpose(0, 1) if self.is_transposed else mask)
 
     def input_quantizers(self) -> Iterator[InputQuantizer]:
         """One, or none if what enters the layer stays in float."""
@@ -114,11 +117,7 @@ def record_inputs(module: nn.Module, example: Tensor) -> dict[str, Tensor]:
         if isinstance(child, _KINDS) or is_single:
 
             def record(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                values = inputs[0].detach().reshape(-1)
-                stride = max(1, len(values) // _SAMPLE)
-                # Extremes decide whether a range begins at 0; a stride must not lose them.
-                ends = torch.stack([values.min(), values.max()])
-                found.setdefault(name, torch.cat([values[::stride], ends]))
+                found.setdefault(name, sample_of(inputs[0]))
 
             handles.append(child.register_forward_pre_hook(record))
     was_training = module.training

@@ -1,4 +1,4 @@
-"""What a compressed network learns from the float network: logits, inner features, detections."""
+"""What a compressed network learns from the float one: logits, inner features, a head's outputs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -25,7 +25,7 @@ class Distiller:
         student: Of the same layers, by name, where features are compared.
         example: Inputs, to find the layers to compare with.
         layers: Names of the layers whose outputs are compared; by default the last convolution of
-            each resolution.
+            each resolution that is not an output.
 
     Raises:
         InvalidInput: A layer is not in both networks.
@@ -65,8 +65,6 @@ class Distiller:
         if options.features:
             for name, feature in self._of_teacher.items():
                 total = total + options.features * attention_loss(self._of_student[name], feature)
-        if options.detections:
-            total = total + options.detections * imitation_loss(_several(outputs), _several(wanted))
         return total
 
     def close(self) -> None:
@@ -114,10 +112,10 @@ def attention_loss(given: Tensor, target: Tensor) -> Tensor:
 def imitation_loss(given: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
     """How a detection head of class logits and distance distributions differs from the teacher's.
 
-    Classes: quality focal loss (Li et al., arXiv:2006.04388, eq. 5) with the teacher's scores as
-    qualities, over all cells. Distances: Kullback-Leibler divergence of each side's distribution,
-    weighted by the teacher's highest score in the cell, so only where it sees something. Both are
-    divided by the sum of those scores, at least 1.
+    Classes: quality focal loss (Li et al., arXiv:2006.04388, section 3) with the teacher's scores
+    as qualities, over all cells. Distances: Kullback-Leibler divergence of each side's
+    distribution, weighted by the teacher's highest score in the cell, so only where it sees
+    something. Both are divided by the sum of those scores, at least 1.
 
     Args:
         given, target: Per stride class logits (n, classes, h, w), then distances
@@ -147,23 +145,52 @@ def imitation_loss(given: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
 
 
 def last_of_each_resolution(module: nn.Module, example: Tensor) -> tuple[str, ...]:
-    """Names of the last convolution at each resolution above 1 x 1."""
-    last: dict[tuple[int, ...], str] = {}
+    """Names of the last convolution at each resolution above 1 x 1.
+
+    Convolutions that no other follows are left out: what they give is compared as outputs.
+    """
+    sizes: dict[str, tuple[int, ...]] = {}
+    made: dict[Any, str] = {}
     hooks = []
     for name, inner in module.named_modules():
-        if isinstance(inner, nn.Conv2d):
+        if isinstance(inner, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
 
-            def note(_: nn.Module, __: object, output: Tensor, name: str = name) -> None:
-                last[tuple(output.shape[2:])] = name
+            def note(of: nn.Module, __: object, output: Tensor, name: str = name) -> None:
+                made[output.grad_fn] = name
+                if isinstance(of, nn.Conv2d):
+                    sizes[name] = tuple(output.shape[2:])
 
             hooks.append(inner.register_forward_hook(note))
     try:
-        with torch.no_grad():
-            module(example)
+        with torch.enable_grad():
+            outputs = module(example[:1].clone().requires_grad_())
     finally:
         for hook in hooks:
             hook.remove()
+    final = _nearest(outputs, made)
+    last = {size: name for name, size in sizes.items() if name not in final}
     return tuple(name for size, name in last.items() if max(size) > 1)
+
+
+def _nearest(outputs: Outputs, made: Mapping[Any, str]) -> set[str]:
+    """Names of the layers between which and the outputs there is no other.
+
+    Args:
+        made: By the node of the gradient's graph that stands for the layer's output.
+    """
+    tensors = [outputs] if isinstance(outputs, Tensor) else outputs
+    open_nodes = [tensor.grad_fn for tensor in tensors]
+    found, seen = set(), set()
+    while open_nodes:
+        node = open_nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node in made:
+            found.add(made[node])
+        else:
+            open_nodes += [before for before, _ in node.next_functions]
+    return found
 
 
 def _single(outputs: Any) -> Tensor:
@@ -171,11 +198,5 @@ def _single(outputs: Any) -> Tensor:
         return outputs
     raise InvalidInput(
         "logits can only be distilled from a network with one output",
-        "set logits=0 and give detections a weight for a detection head",
+        "set logits=0; a detection head is imitated by the task, tasks.Detection",
     )
-
-
-def _several(outputs: Any) -> Sequence[Tensor]:
-    if isinstance(outputs, Mapping):
-        return list(outputs.values())
-    return [outputs] if isinstance(outputs, Tensor) else list(outputs)

@@ -21,13 +21,11 @@ from camsdk.compress.graph.layers import Layer, list_layers
 from camsdk.compress.graph.qdq import ActivationRange
 from camsdk.compress.training.joints import joint_ranges
 from camsdk.compress.training.method import Range
+from camsdk.compress.training.placement import PASSING
 from camsdk.compress.training.twin import Twin
 from camsdk.errors import InvalidInput
 
-_PASSING: Final = frozenset(("Reshape", "Transpose", "MaxPool", "Flatten", "Squeeze", "Unsqueeze"))
-"""Rounding before them is the same as behind; in integers both sides share one scale."""
-
-_SHARING: Final = _PASSING | {"Resize"}
+_SHARING: Final = PASSING | {"Resize"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +136,7 @@ def _range(of: Range) -> ActivationRange:
 def _source(model: onnx.ModelProto, tensor: str) -> str:
     """Where the tensor's values come from through operators that only move them."""
     by_output = {output: node for node in model.graph.node for output in node.output}
-    while (node := by_output.get(tensor)) is not None and node.op_type in _PASSING:
+    while (node := by_output.get(tensor)) is not None and node.op_type in PASSING:
         if _reader_count(model, node.input[0]) > 1:
             break
         tensor = node.input[0]

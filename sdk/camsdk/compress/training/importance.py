@@ -19,7 +19,7 @@ from camsdk.errors import InvalidInput
 Scores = dict[str, NDArray[np.float32]]
 
 DECAY: Final = 0.98
-"""Of the averages over the steps: the last 50 count, about 6000 examples in batches of 128."""
+"""Of the averages over the steps: the last 50 count."""
 
 _SIGNIFICANT: Final = 3.0
 """Standard deviations of an average gradient that chance does not explain."""
@@ -37,19 +37,25 @@ class ImportanceEstimate:
       varies by so much less than an example's.
     """
 
-    def __init__(self, kind: Importance, *, decay: float = DECAY, batch_size: int = 128) -> None:
+    def __init__(self, kind: Importance, *, decay: float = DECAY) -> None:
         if not 0 <= decay < 1:
             raise InvalidInput(f"decay {decay} is out of range", "give 0 to below 1")
         self._kind = kind
         self._decay = decay
-        self._batch_size = batch_size
+        self._batch_size = 1
         self._weights: Mapping[str, nn.Parameter] = {}
         self._gradient: dict[str, Tensor] = {}
         self._square: dict[str, Tensor] = {}
         self._steps = 0
 
-    def attach(self, named_weights: Mapping[str, nn.Parameter]) -> None:
-        """Watch these weights; every average starts anew."""
+    def attach(self, named_weights: Mapping[str, nn.Parameter], batch_size: int) -> None:
+        """Watch these weights; every average starts anew.
+
+        Args:
+            named_weights: By any name.
+            batch_size: Examples whose mean loss each gradient is of.
+        """
+        self._batch_size = batch_size
         self._weights = dict(named_weights)
         self._gradient = {name: torch.zeros_like(w.detach()) for name, w in named_weights.items()}
         self._square = {name: torch.zeros_like(w.detach()) for name, w in named_weights.items()}

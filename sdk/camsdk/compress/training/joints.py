@@ -4,19 +4,13 @@ Which tensors, ``placement`` says. Their ranges begin as those of least squared 
 learned like all others.
 """
 
-from typing import Final
-
-import torch
 from torch import Tensor, nn
 
 from camsdk.compress.graph import folding as graph_folding
 from camsdk.compress.training.method import Range
 from camsdk.compress.training.placement import JOINT_BITS, place
-from camsdk.compress.training.quantizers import InputQuantizer
+from camsdk.compress.training.quantizers import InputQuantizer, sample_of
 from camsdk.compress.training.twin import TwinModule
-
-_SAMPLE: Final = 16_384
-"""Values per tensor that the first range is found from."""
 
 
 class Joint(InputQuantizer):
@@ -74,11 +68,7 @@ class Joints:
         self._module.round_with(joints, of)
 
     def _keep(self, name: str, value: Tensor) -> None:
-        values = value.detach().reshape(-1)
-        stride = max(1, len(values) // _SAMPLE)
-        # Extremes decide whether a range begins at 0; a stride must not lose them.
-        ends = torch.stack([values.min(), values.max()])
-        self._samples[name] = torch.cat([values[::stride], ends])
+        self._samples[name] = sample_of(value)
 
 
 def _quantizer_of(layer: nn.Module) -> InputQuantizer | None:

@@ -15,8 +15,8 @@ Range = tuple[float, float, int]
 class Method(Protocol):
     """What compresses a network while it trains.
 
-    The trainer calls, per step: ``penalty`` within the loss, ``after_backward`` when the gradients
-    are there, ``after_step`` when the optimizer has moved. Progress runs from 0 to 1 over the
+    The trainer calls, per step: ``after_backward`` when the gradients are there, ``after_step``
+    when the optimizer has moved. Progress runs from 0 to 1 over the
     training. Invariant: everything that ``after_step`` decides follows from the module, the
     progress and the state, so that a resumed training goes on as if it had never stopped.
     """
@@ -30,11 +30,8 @@ class Method(Protocol):
 
         Args:
             module: To be compressed; keeps its parameters' names apart from a prefix.
-            example: A batch, to find ranges with.
+            example: A batch as large as those of the training, to find ranges with.
         """
-
-    def penalty(self) -> Tensor | None:
-        """Added to the loss; None adds nothing."""
 
     def after_backward(self, progress: float) -> None:
         """Look at the gradients, or change them."""

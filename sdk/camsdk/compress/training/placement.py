@@ -17,7 +17,7 @@ from camsdk.compress.graph.qdq import QUANTIZED_OPERATORS
 
 JOINT_BITS: Final = 8
 
-_PASSING: Final = frozenset(("Reshape", "Transpose", "MaxPool", "Flatten", "Squeeze", "Unsqueeze"))
+PASSING: Final = frozenset(("Reshape", "Transpose", "MaxPool", "Flatten", "Squeeze", "Unsqueeze"))
 """Rounding before them is the same as behind; in integers both sides share one scale."""
 
 _MIXING: Final = frozenset(("AveragePool", "Resize"))
@@ -89,7 +89,7 @@ class _Placing:
         """Decide on one tensor; what it is made from has been decided on."""
         producer = self.made.get(tensor)
         operator = producer.op_type if producer is not None else ""
-        if producer is not None and operator in _PASSING | _MIXING:
+        if producer is not None and operator in PASSING | _MIXING:
             source = self._joint_of.get(producer.input[0])
             if source is not None:
                 self._joint_of[tensor] = source
@@ -121,7 +121,7 @@ class _Placing:
         readers = self._readers.get(tensor, [])
         if tensor in self._outputs or not readers:
             return None
-        if len(readers) == 1 and readers[0].op_type in _PASSING:
+        if len(readers) == 1 and readers[0].op_type in PASSING:
             return self._only_layers(readers[0].output[0])
         wanted = {
             self.bit_widths.get(node.name) if node.op_type in LAYER_OPERATORS else None

@@ -40,7 +40,6 @@ class MaskSchedule:
         options: What is wanted at the end.
         layer_sparsity: Sparsity by weight name, in place of the one for all.
         decay: Of the averages of gradients over the steps.
-        batch_size: Of the training, for second-order importance.
         updates: Moments at which the masks change.
     """
 
@@ -50,24 +49,27 @@ class MaskSchedule:
         *,
         layer_sparsity: Mapping[str, float] | None = None,
         decay: float = DECAY,
-        batch_size: int = 128,
         updates: int = UPDATES,
     ) -> None:
         self._options = options
         self._layer_sparsity = layer_sparsity
-        self._estimate = ImportanceEstimate(options.importance, decay=decay, batch_size=batch_size)
+        self._estimate = ImportanceEstimate(options.importance, decay=decay)
         self._updates = updates
         self._costs: Mapping[str, int] | None = None
         self._moment = 0
         self._masks: dict[str, Tensor] = {}
 
     def attach(
-        self, named_weights: Mapping[str, nn.Parameter], uses: Mapping[str, int] | None = None
+        self,
+        named_weights: Mapping[str, nn.Parameter],
+        batch_size: int,
+        uses: Mapping[str, int] | None = None,
     ) -> None:
         """Prune these weights: filters first, at least 2 dimensions. Nothing is pruned yet.
 
         Args:
             named_weights: By any name.
+            batch_size: Of the training, for second-order importance.
             uses: By the same names, multiply-accumulates of one weight; needed to save those.
 
         Raises:
@@ -94,10 +96,10 @@ class MaskSchedule:
                     'give uses, or let sparsity be a share of the weights: saves="weights"',
                 )
             self._costs = {name: uses[name] for name in named_weights}
-        self._watch(named_weights)
+        self._watch(named_weights, batch_size)
 
-    def _watch(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        self._estimate.attach(parameters)
+    def _watch(self, parameters: Mapping[str, nn.Parameter], batch_size: int) -> None:
+        self._estimate.attach(parameters, batch_size)
         self._moment = 0
         self._masks = {
             name: torch.ones_like(parameter, dtype=torch.bool)
@@ -201,6 +203,31 @@ class MaskSchedule:
         self._moment = int(state["moment"])
 
 
+class FixedMasks:
+    """Masks of weights that are gone already and stay away: nothing decides anew.
+
+    Args:
+        masks: By weight name, bool, filters first, True where a weight stays.
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        self.current = masks
+
+    def after_backward(self, progress: float) -> None:
+        """Gradients say nothing."""
+
+    def masks(self, progress: float) -> Mapping[str, Tensor]:
+        """Those that were given."""
+        return self.current
+
+    def state_dict(self) -> State:
+        """Nothing changes."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor | float | int]) -> None:
+        """Nothing to take up."""
+
+
 class FilterSchedule(MaskSchedule):
     """The same for whole filters, of a network instead of named weights; masks by parameter.
 
@@ -215,7 +242,8 @@ class FilterSchedule(MaskSchedule):
         nothing = [np.zeros(group.count) for group in self._groups.groups]
         self._groups.choose(nothing, self._options.sparsity, of=self._options.saves)
         of_groups = self._groups.kept_axes(self._groups.all())
-        self._watch({n: p for n, p in module.named_parameters() if n in of_groups})
+        parameters = {n: p for n, p in module.named_parameters() if n in of_groups}
+        self._watch(parameters, len(example))
 
     def remove(self, module: nn.Module) -> None:
         """Make the network smaller, in place, by what is masked now."""
@@ -268,11 +296,7 @@ class PruneMethod:
         else:
             self._weights = prunable_weights(module)
             uses = weight_uses(module, example) if self._options.saves == "macs" else None
-            self._schedule.attach(self._weights, uses)
-
-    def penalty(self) -> Tensor | None:
-        """Nothing is added to the loss."""
-        return None
+            self._schedule.attach(self._weights, len(example), uses)
 
     def after_backward(self, progress: float) -> None:
         """Judge weights by their gradients, then hide those of pruned weights."""

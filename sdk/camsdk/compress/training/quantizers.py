@@ -9,7 +9,7 @@ import math
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from camsdk.compress.options import CodeSet, WeightOptions
 from camsdk.compress.training.projection import (
@@ -23,6 +23,7 @@ _SMALLEST_STEP: Final = 1e-6
 _FLOOR: Final = 0.05
 """Of a first step: at 0 nothing passes and no gradient leads back, and momentum can get there."""
 _CANDIDATES: Final = 60
+_SAMPLE: Final = 16_384
 
 
 class _CodedWeight(torch.autograd.Function):
@@ -204,6 +205,19 @@ class InputQuantizer(nn.Module):
 
     def _zero(self) -> Tensor:
         return (-self.low / self.step).detach().round().clamp(0, self.count)
+
+
+def sample_of(values: Tensor) -> Tensor:
+    """Values that stand for a tensor when its range is chosen: its extremes and 16384 others.
+
+    They are drawn at random, the same for the same number of values: a stride would meet the same
+    columns of a picture over and over. Extremes decide whether a range begins at 0.
+    """
+    flat = values.detach().reshape(-1)
+    if len(flat) <= _SAMPLE:
+        return flat.clone()
+    chosen = torch.randint(len(flat), (_SAMPLE,), generator=Generator().manual_seed(0))
+    return torch.cat([flat[chosen.to(flat.device)], torch.stack([flat.min(), flat.max()])])
 
 
 def _least_squares_range(sample: Tensor, bit_width: int) -> tuple[float, float]:

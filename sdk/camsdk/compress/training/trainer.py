@@ -203,9 +203,6 @@ class _Run:
         loss = self._task.loss(outputs, batch)
         if self.distiller is not None:
             loss = loss + self.distiller(outputs, batch[0])
-        penalty = None if self._method is None else self._method.penalty()
-        if penalty is not None:
-            loss = loss + penalty
         value = loss.item()
         if not math.isfinite(value):
             raise InvalidInput(
@@ -219,8 +216,8 @@ class _Run:
     def _look_ahead(self, batch: Batch, rate: float) -> None:
         """Replace the gradients with those one plain step ahead.
 
-        Korpelevich's extragradient, arXiv:1707.09870, section 3.1: predict, then correct from where
-        the prediction began.
+        Korpelevich's extragradient, as in the proximal step of arXiv:1707.09870: predict, then
+        correct from where the prediction began.
         """
         moving = [p for group in self._optimizer.param_groups for p in group["params"]]
         moving = [parameter for parameter in moving if parameter.grad is not None]

@@ -20,7 +20,7 @@ from camsdk.compress.options import (
     TrainOptions,
     WeightOptions,
 )
-from camsdk.compress.training.admm import AdmmMethod, AdmmOptions, with_edges_at_8_bits
+from camsdk.compress.training.admm import AdmmMethod, AdmmOptions
 from camsdk.compress.training.tasks import Batch, Classification
 from camsdk.compress.training.trainer import Progress, train
 from camsdk.errors import InvalidInput
@@ -248,7 +248,7 @@ def test_the_finished_network_computes_what_is_exported(
     coded, ranges = method.coded_weights(), method.activation_ranges()
     parameters = {name: value.detach() for name, value in module.named_parameters()}
     assert list(coded) == ["0", "3", "7"] == list(ranges)
-    assert [coded[name].code_set.bit_width for name in coded] == [8, bits, 8]
+    assert [coded[name].code_set.bit_width for name in coded] == [7, bits, 7]
     assert [width for _, _, width in ranges.values()] == [8, 4, 8]
     assert ranges["0"][0] < 0
     assert ranges["3"][0] == 0
@@ -353,13 +353,15 @@ def test_a_phase_of_too_few_rounds_is_left_out() -> None:
     assert apart[0] < 0.5 * apart[1]
 
 
-def test_edges_are_at_8_bits_unless_named() -> None:
-    options = QuantizeOptions(TERNARY, ActivationOptions(4), layers={"c": ONLY_TERNARY_WEIGHTS})
-    made = with_edges_at_8_bits(options, ["a", "b", "c"])
-    assert made.of("a") == LayerOptions(WeightOptions(CodeSet(8)), ActivationOptions(8))
-    assert made.of("b") == LayerOptions(TERNARY, ActivationOptions(4))
-    assert made.of("c") == ONLY_TERNARY_WEIGHTS
-    assert with_edges_at_8_bits(options, []).layers == options.layers
+def test_the_first_and_the_last_layer_keep_7_bits_unless_named() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
+    layers = {"2": LayerOptions(TERNARY, ActivationOptions(4))}
+    method = AdmmMethod(QuantizeOptions(TERNARY, ActivationOptions(4), layers=layers))
+    method.attach(module, torch.rand(1, 1, 8, 8))
+    method.finish()
+    made = method.coded_weights()
+    assert [made[name].code_set for name in "012"] == [CodeSet(7), CodeSet(2), CodeSet(2)]
+    assert [bits for _, _, bits in method.activation_ranges().values()] == [8, 4, 4]
 
 
 def test_what_cannot_be_done_is_refused() -> None:

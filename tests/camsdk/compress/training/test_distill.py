@@ -70,6 +70,23 @@ def test_features_are_taken_from_the_last_convolution_of_each_resolution() -> No
     assert last_of_each_resolution(network(), torch.zeros(1, 1, 12, 12)) == ("4",)
 
 
+def test_an_output_is_no_feature() -> None:
+    """Of a head, as a detector has, the layer before counts, also behind a Split."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.tower = nn.Conv2d(1, 4, 3, 2), nn.Conv2d(4, 4, 1)
+            self.head, self.second = nn.Conv2d(4, 6, 1), nn.Conv2d(4, 2, 3, 2)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            x = self.tower(self.body(x).relu()).relu()
+            return *self.head(x).split([2, 4], 1), self.second(x).flatten(2).sigmoid()
+
+    with torch.no_grad():
+        assert last_of_each_resolution(Heads(), torch.zeros(1, 1, 16, 16)) == ("tower",)
+
+
 def test_the_gradient_reaches_the_student_alone() -> None:
     teacher, student = network(1), network(2)
     inputs = torch.randn(4, 1, 12, 12)

@@ -18,12 +18,15 @@ from camsdk.compress.options import (
     Element,
     Filter,
     Importance,
+    LayerOptions,
     NOfM,
     PruneGranularity,
     PruneOptions,
+    QuantizeOptions,
     TrainOptions,
 )
 from camsdk.compress.sparsity import cubic_sparsity
+from camsdk.compress.training.admm import AdmmMethod
 from camsdk.compress.training.filter_search import find_filter_groups
 from camsdk.compress.training.importance import ImportanceEstimate
 from camsdk.compress.training.method import Method
@@ -142,7 +145,7 @@ def test_a_weight_that_the_gradient_asks_for_comes_back_only_with_regrowth() -> 
         schedule = MaskSchedule(
             PruneOptions(0.5, importance="magnitude", end=1.0, regrow=regrow), updates=10
         )
-        schedule.attach({"w": weight})
+        schedule.attach({"w": weight}, 1)
         weight.grad = torch.tensor([[0.0, 0, 0, 0, 0, 0, 0, 9.0]])
         for _ in range(30):
             schedule.after_backward(0.0)
@@ -176,9 +179,9 @@ def test_a_resumed_training_gives_the_same_weights(granularity: PruneGranularity
 
 def test_state_of_another_model_is_refused() -> None:
     first = MaskSchedule(PruneOptions(0.5))
-    first.attach({"w": nn.Parameter(torch.ones(2, 3))})
+    first.attach({"w": nn.Parameter(torch.ones(2, 3))}, 1)
     second = MaskSchedule(PruneOptions(0.5))
-    second.attach({"w": nn.Parameter(torch.ones(2, 4))})
+    second.attach({"w": nn.Parameter(torch.ones(2, 4))}, 1)
     with pytest.raises(InvalidInput, match="mask/w"):
         second.load_state_dict(first.state_dict())
 
@@ -243,7 +246,7 @@ def test_importance_is_weighed_against_what_a_weight_saves() -> None:
     weights = {name: nn.Parameter(torch.full((2, 2), 1.0)) for name in ("often", "seldom")}
     weights["often"].data[0, 0] = 3.0
     schedule = MaskSchedule(PruneOptions(0.5, importance="magnitude", saves="macs"))
-    schedule.attach(weights, {"often": 5, "seldom": 1})
+    schedule.attach(weights, 1, {"often": 5, "seldom": 1})
     gone = {name: int((~mask).sum()) for name, mask in schedule.masks(1.0).items()}
     # Half of 24: with equal importance, 2 that are used 5 times go before those used once.
     assert gone == {"often": 2, "seldom": 0}
@@ -267,13 +270,13 @@ def test_what_cannot_be_pruned_is_said() -> None:
     with pytest.raises(InvalidInput, match="no such layer to keep dense: head"):
         PruneMethod(PruneOptions(0.5, dense=("head",))).attach(network(), torch.zeros(1, 1, 6, 6))
     with pytest.raises(InvalidInput, match="each weight is used is not known"):
-        MaskSchedule(PruneOptions(0.5, saves="macs")).attach(prunable_weights(network()))
+        MaskSchedule(PruneOptions(0.5, saves="macs")).attach(prunable_weights(network()), 1)
     with pytest.raises(InvalidInput, match="leave dense empty"):
         PruneOptions(0.5, Filter(), dense=("0",))
     with pytest.raises(InvalidInput, match="no convolution"):
         PruneMethod(PruneOptions(0.5)).attach(nn.ReLU(), torch.zeros(1))
     with pytest.raises(InvalidInput, match="filters and inputs"):
-        MaskSchedule(PruneOptions(0.5)).attach({"bias": nn.Parameter(torch.ones(3))})
+        MaskSchedule(PruneOptions(0.5)).attach({"bias": nn.Parameter(torch.ones(3))}, 1)
     with pytest.raises(InvalidInput, match="filters are tied"):
         PruneMethod(PruneOptions(0.5, Filter()), layer_sparsity={})
     with pytest.raises(InvalidInput, match="more than the filters allow"):
@@ -283,9 +286,9 @@ def test_what_cannot_be_pruned_is_said() -> None:
 def test_taylor_importance_is_the_root_mean_square_of_weight_times_gradient() -> None:
     weight = nn.Parameter(torch.tensor([[2.0, -1.0, 0.0]]))
     first = ImportanceEstimate("taylor-1", decay=0.5)
-    second = ImportanceEstimate("taylor-2", decay=0.5, batch_size=3)
+    second = ImportanceEstimate("taylor-2", decay=0.5)
     for estimate in (first, second):
-        estimate.attach({"w": weight})
+        estimate.attach({"w": weight}, batch_size=3)
         for gradient in ([[1.0, 4.0, 1.0]], [[-3.0, 2.0, 1.0]]):
             weight.grad = torch.tensor(gradient)
             estimate.update()
@@ -298,9 +301,30 @@ def test_taylor_importance_is_the_root_mean_square_of_weight_times_gradient() ->
     np.testing.assert_allclose(second.scores()["w"][0], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        PruneMethod(PruneOptions(0.5, importance="taylor-2")),
+        AdmmMethod(
+            QuantizeOptions(layers={"0": LayerOptions(None, None)}),
+            PruneOptions(0.5, importance="taylor-2"),
+        ),
+    ],
+)
+def test_second_order_importance_knows_the_size_of_the_batch(method: Method) -> None:
+    """|2 g^2 - g| for weights of 1 in batches of 4; in larger ones the first would stay."""
+    module = nn.Sequential(nn.Linear(2, 1, bias=False))
+    nn.init.ones_(module[0].weight)
+    method.attach(module, torch.ones(4, 2))
+    module[0].weight.grad = torch.tensor([[0.5, 0.1]])
+    method.after_backward(0.0)
+    method.finish()
+    assert module[0].weight.tolist() == [[0.0, 1.0]]
+
+
 def test_magnitude_stands_in_before_the_first_gradient() -> None:
     estimate = ImportanceEstimate("taylor-1")
-    estimate.attach({"w": nn.Parameter(torch.tensor([[2.0, -3.0]]))})
+    estimate.attach({"w": nn.Parameter(torch.tensor([[2.0, -3.0]]))}, 1)
     assert estimate.scores()["w"].tolist() == [[2.0, 3.0]]
 
 

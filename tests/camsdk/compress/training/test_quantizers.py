@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from camsdk.compress.options import CodeSet, WeightOptions
-from camsdk.compress.training.quantizers import InputQuantizer, WeightQuantizer
+from camsdk.compress.training.quantizers import InputQuantizer, WeightQuantizer, sample_of
 
 
 def quantizer(weight: torch.Tensor, bits: int, scale: float) -> WeightQuantizer:
@@ -17,6 +17,15 @@ def quantizer(weight: torch.Tensor, bits: int, scale: float) -> WeightQuantizer:
     with torch.no_grad():
         made.scale.fill_(scale)
     return made
+
+
+def test_a_range_is_found_from_all_columns_of_a_picture() -> None:
+    columns = torch.arange(64.0).expand(4, 16, 64, 64)
+    drawn = sample_of(columns)
+    assert torch.equal(drawn, sample_of(columns))
+    assert len(drawn) < columns.numel() / 8
+    assert torch.bincount(drawn.int()).min() > 0.5 * len(drawn) / 64
+    assert sorted(sample_of(torch.arange(9.0)).tolist()) == list(range(9))
 
 
 def test_scale_gradient_is_equation_3_of_lsq() -> None:

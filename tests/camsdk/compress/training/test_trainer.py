@@ -126,10 +126,6 @@ def test_a_method_is_asked_in_order_and_finished_once() -> None:
             asked.append(f"attach {tuple(example.shape)}")
             super().attach(module, example)
 
-        def penalty(self) -> Tensor | None:
-            asked.append("penalty")
-            return super().penalty()
-
         def after_backward(self, progress: float) -> None:
             asked.append(f"gradients {progress:g}")
             super().after_backward(progress)
@@ -145,8 +141,8 @@ def test_a_method_is_asked_in_order_and_finished_once() -> None:
     train(network(), task(32), Watched(), replace(OPTIONS, epochs=1))
     assert asked == [
         "attach (16, 1, 12, 12)",
-        "penalty", "gradients 0", "stepped 0.5",
-        "penalty", "gradients 0.5", "stepped 1",
+        "gradients 0", "stepped 0.5",
+        "gradients 0.5", "stepped 1",
         "finish",
     ]  # fmt: skip
 
@@ -173,9 +169,6 @@ def test_extragradient_steps_from_where_it_was_with_the_gradient_from_ahead() ->
     class Nothing(Rounding):
         def attach(self, module: nn.Module, example: Tensor) -> None:
             pass
-
-        def penalty(self) -> Tensor | None:
-            return None
 
     for extra, expected in ((False, 1 - 0.4), (True, 1 - 0.4 * (1 - 0.4))):
         net = nn.Linear(1, 1, bias=False)
