@@ -125,7 +125,7 @@ def compress(
     """Makes a float artifact small, and measures how far the two agree.
 
     Frames to calibrate and train on and frames to evaluate on never overlap. Where something is
-    trained, rounding alone is measured beside it, and the better of the two is kept.
+    trained, rounding alone is measured beside it on a few other frames, and the better is kept.
     """
     from camsdk.compress import compressing
     from camsdk.compress.clips import split_clip
@@ -173,8 +173,8 @@ def compress(
         checkpoint.unlink(missing_ok=True)
     report(output, made.draft, path, {"report": str(page), **_facts(made)})
     _note_nothing_found(output, made.agreement)
-    if made.kept == "rounding" and options.train is not None:
-        output.note("training did not do better than rounding alone, which is what was kept")
+    if made.choice.reason:
+        output.note(f"kept the result of {made.choice.kept}: {made.choice.reason}")
 
 
 def evaluate(
@@ -277,8 +277,7 @@ def _facts(made: "Compressed") -> dict[str, Any]:
             "cpu_ms": agreement.candidate_ms,
             "speedup": agreement.speedup,
         }
-    for way, of in made.agreements.items():
-        told[f"ap50_all_by_{way}"] = of.ap50["all"]
+    told |= {f"choice_ap50_all_by_{way}": score for way, score in made.choice.scores.items()}
     return told
 
 

@@ -1,7 +1,6 @@
 """Artifacts that a compression has to choose from: rounded after training, or trained."""
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,9 +18,11 @@ from camsdk.compress.evaluate import Agreement
 from camsdk.compress.footage import Footage
 from camsdk.compress.graph.qdq import emit_qdq
 from camsdk.compress.lineages import lineage
-from camsdk.compress.options import CompressOptions, Filter, QuantizeOptions
+from camsdk.compress.options import CompressOptions, Filter, LayerOptions, QuantizeOptions
 from camsdk.compress.packaging import PACKED_MEMBER, Draft, describe, make_draft
-from camsdk.compress.ptq.quantizing import quantize_after_training
+from camsdk.compress.ptq.edges import with_precise_edges
+from camsdk.compress.ptq.quantizing import Ptq, quantize_after_training
+from camsdk.compress.ptq.ranges import for_synthetic
 from camsdk.compress.ptq.synthetic import Synthesis
 from camsdk.compress.steps import OnProgress
 
@@ -75,18 +76,12 @@ class Candidate:
     Attributes:
         draft: To be packed; its lineage tells of the plan.
         made: What it was emitted from.
-        agreement: With the float artifact; None without data.
+        plan: As it was carried out.
     """
 
     draft: Draft
     made: CodedModel
-    agreement: Agreement | None = None
-
-    @property
-    def score(self) -> float:
-        """Agreement over all classes; -1 where there is none."""
-        score = -1.0 if self.agreement is None else self.agreement.ap50["all"]
-        return -1.0 if math.isnan(score) else score
+    plan: Plan
 
     @property
     def packed_bytes(self) -> int:
@@ -119,8 +114,8 @@ class CalibrationInputs:
 
 def round_after_training(
     material: Material, model: onnx.ModelProto, plan: Plan, on_progress: OnProgress
-) -> tuple[CodedModel, dict[str, str], str | None]:
-    """Codes and ranges without training; facts for the lineage; digest of the inputs."""
+) -> tuple[CodedModel, Plan, CalibrationInputs]:
+    """Codes and ranges without training; the plan as it was carried out; the inputs taken."""
     inputs = CalibrationInputs(material)
     prune = plan.options.prune
     if prune is not None and isinstance(prune.granularity, Filter):
@@ -140,8 +135,23 @@ def round_after_training(
         for name, layer in made.report.layers.items()
         if np.isfinite(layer.noise_to_signal)
     }
-    facts = {"calibration_inputs": str(inputs.count)}
-    return CodedModel(made.model, made.weights, made.activations, noise), facts, inputs.sha256
+    options = replace(plan.options, quantize=carried_out(plan.quantize, made))
+    coded = CodedModel(made.model, made.weights, made.activations, noise)
+    return coded, replace(plan, options=options), inputs
+
+
+def carried_out(asked: QuantizeOptions, made: Ptq) -> QuantizeOptions:
+    """The options that a quantization after training has used in place of those it was given."""
+    usual = LayerOptions(asked.weights, asked.activations)
+    layers = with_precise_edges(made.model, asked).layers
+    return replace(
+        asked,
+        activations=(
+            for_synthetic(asked.activations) if made.report.is_synthetic else asked.activations
+        ),
+        layers={n: of for n, of in layers.items() if n in asked.layers or of != usual},
+        equalize=made.report.equalized > 0,
+    )
 
 
 def emit(
@@ -164,25 +174,21 @@ def emit(
         hardware=material.hardware,
     )
     model = emit_qdq(made.model, made.weights, made.activations)
-    return Candidate(make_draft(model, description, is_packed=True), made)
+    return Candidate(make_draft(model, description, is_packed=True), made, plan)
 
 
-def compared(material: Material, candidate: Candidate, on_progress: OnProgress) -> Candidate:
-    """With its agreement, which goes into the manifest too; as it is without data."""
-    if material.footage is None or material.split is None:
-        return candidate
-    frames = material.split.evaluation
-    agreement = evaluate(
+def measure(
+    material: Material, candidate: Candidate, frames: tuple[int, ...], on_progress: OnProgress
+) -> Agreement | None:
+    """Agreement with the float artifact on these frames; None without any."""
+    if material.footage is None or not frames:
+        return None
+    return evaluate(
         material.source,
         candidate.draft,
         material.footage,
         frames,
         on_frame=lambda done: on_progress(done, len(frames)),
-    )
-    return replace(
-        candidate,
-        draft=with_metrics(candidate.draft, agreement.as_metrics()),
-        agreement=agreement,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import av
 import numpy as np
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 from camsdk.errors import InvalidInput, SourceError
 from camsdk.vision.frames import Frame
+
+_CHOICE: Final = 20
+"""Frames to choose by at most."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,12 @@ class ClipSplit:
         calibration: Indices of frames from the first third.
         evaluation: Indices of frames from the second half, hence at least a sixth of the clip
             later: neighbours of a calibration frame look like it and would flatter the result.
+        choice: Indices of frames between the two, to choose between two results by.
     """
 
     calibration: tuple[int, ...]
     evaluation: tuple[int, ...]
+    choice: tuple[int, ...] = ()
 
 
 def split_clip(frame_count: int, *, calibration: int = 24, evaluation: int = 50) -> ClipSplit:
@@ -39,9 +45,12 @@ def split_clip(frame_count: int, *, calibration: int = 24, evaluation: int = 50)
             f"on and {evaluation} others to evaluate on",
             "give a longer clip, or fewer frames",
         )
+    gap = half - third
+    choice = min(_CHOICE, gap)
     return ClipSplit(
         tuple(index * third // calibration for index in range(calibration)),
         tuple(half + i * (frame_count - half) // evaluation for i in range(evaluation)),
+        tuple(third + (2 * i + 1) * gap // (2 * choice) for i in range(choice)),
     )
 
 

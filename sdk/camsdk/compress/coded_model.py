@@ -20,6 +20,8 @@ class CodedModel:
         noise: By layer name, squared error of the layer's output over the output's square, where it
             was measured.
         history: Mean loss of each epoch; empty without training.
+        untrained: The float model that a training began from, with the same layers; None without
+            one.
     """
 
     model: onnx.ModelProto
@@ -27,3 +29,9 @@ class CodedModel:
     activations: Mapping[str, ActivationRange]
     noise: Mapping[str, float] = field(default_factory=dict)
     history: tuple[float, ...] = ()
+    untrained: onnx.ModelProto | None = None
+
+    @property
+    def before(self) -> onnx.ModelProto:
+        """What the codes are to be compared with: after a training ``model`` holds their values."""
+        return self.model if self.untrained is None else self.untrained

@@ -2,11 +2,12 @@
 
 Knows no model: how frames become tensors and outputs become boxes is in the float manifest, and
 goes over into the new manifest unchanged. What is rounded after training is always made; where
-something is trained as well, both are measured on the same frames and the better one is kept.
+something is trained as well, the one that agrees better on frames of their own is kept
+(``choosing``).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,18 +16,17 @@ import onnx
 from camsdk.compress.agreement import check_float
 from camsdk.compress.budgets import Allotter
 from camsdk.compress.candidates import (
-    CalibrationInputs,
     Candidate,
     Material,
     Plan,
-    compared,
     emit,
+    measure,
     round_after_training,
     with_facts,
     with_metrics,
 )
+from camsdk.compress.choosing import Choice, Way, choose
 from camsdk.compress.clips import ClipSplit, split_clip
-from camsdk.compress.coded_model import CodedModel
 from camsdk.compress.evaluate import Agreement
 from camsdk.compress.footage import Footage
 from camsdk.compress.graph.optimise import Report, optimise
@@ -56,11 +56,10 @@ class Compressed:
 
     Attributes:
         draft: Its manifest carries the agreement as metrics.
-        agreement: None without data: there is nothing to compare on.
+        agreement: On the frames to evaluate on; None without data.
         split: Which frames served what; None without data.
         facts: For ``report.page.to_html``.
-        kept: ``rounding`` or ``training``.
-        agreements: Of both, where something was trained.
+        choice: Between rounding and training, and why.
         checkpoints: Of trainings; to be deleted when the draft is safe.
     """
 
@@ -68,8 +67,7 @@ class Compressed:
     agreement: Agreement | None
     split: ClipSplit | None
     facts: RunFacts
-    kept: str = "rounding"
-    agreements: Mapping[str, Agreement] = field(default_factory=dict)
+    choice: Choice
     checkpoints: tuple[Path, ...] = ()
 
 
@@ -126,7 +124,9 @@ def compress(
     if footage is not None:
         split = split or split_clip(len(footage))
     if options.train is not None:
-        options = replace(options, train=replace(options.train, seed=seed))
+        assert split is not None
+        batch_size = min(options.train.batch_size, len(split.calibration))
+        options = replace(options, train=replace(options.train, seed=seed, batch_size=batch_size))
     material = Material(
         source,
         footage,
@@ -189,7 +189,9 @@ def _work(options: CompressOptions, split: ClipSplit | None) -> dict[str, float]
         work["share out"] = 400.0 * len(budget.bit_widths) * len(budget.sparsities)
     if options.train is not None:
         work["train"] = 25.0 * options.train.epochs * inputs
-        work |= {"emit trained": 60.0, "evaluate trained": 4.0 * frames}
+        choice = len(split.choice) if split is not None else 0
+        work |= {"emit trained": 60.0}
+        work |= {f"compare {way}": 4.0 * choice for way in ("rounding", "training")}
     return work
 
 
@@ -217,9 +219,9 @@ class _Run:
             )
         model = self._without_filters(optimised.model)
         plan, rounded = self._rounded(model, few, profile)
-        candidates = {"rounding": rounded}
+        candidates: dict[Way, Candidate] = {"rounding": rounded}
         if self._options.train is not None:
-            candidates["training"] = self._trained(optimised.model, rounded.made, plan)
+            candidates["training"] = self._trained(optimised.model, rounded, plan)
         return self._finished(candidates, optimised.report, few)
 
     def _without_filters(self, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -239,7 +241,7 @@ class _Run:
         budget = self._options.budget
         if budget is None:
             plan = Plan(self._options)
-            return plan, self._compared("", self._emitted(model, plan))
+            return plan, self._emitted(model, plan)
         assert self._options.quantize is not None
         with self._steps.phase("share out") as tell:
             allotter = Allotter(
@@ -260,7 +262,7 @@ class _Run:
             candidate = self._emitted(model, plan)
             excess = candidate.packed_bytes - budget.limit
             if budget.kind != "bytes" or excess <= 0:
-                return plan, self._compared("", candidate)
+                return plan, candidate
             limit -= excess
         raise InvalidInput(
             f"{budget.limit:g} bytes were not reached in {_ATTEMPTS} attempts",
@@ -269,11 +271,12 @@ class _Run:
 
     def _emitted(self, model: onnx.ModelProto, plan: Plan) -> Candidate:
         with self._steps.phase("quantize") as tell:
-            made, facts, sha256 = round_after_training(self._material, model, plan, tell)
+            made, plan, inputs = round_after_training(self._material, model, plan, tell)
         with self._steps.phase("emit"):
-            return emit(self._material, made, plan, facts, sha256)
+            facts = {"calibration_inputs": str(inputs.count)}
+            return emit(self._material, made, plan, facts, inputs.sha256)
 
-    def _trained(self, teacher: onnx.ModelProto, rounded: CodedModel, plan: Plan) -> Candidate:
+    def _trained(self, teacher: onnx.ModelProto, rounded: Candidate, plan: Plan) -> Candidate:
         from camsdk.compress.training.compressing import learn_codes
 
         options = plan.options
@@ -281,19 +284,27 @@ class _Run:
             options = replace(options, prune=None)  # they are gone already
         with self._steps.phase("train") as tell:
             school = self._school(teacher, tell)
-            learned = learn_codes(school, rounded, options, plan.layer_sparsity)
+            learned = learn_codes(school, rounded.made, options, plan.layer_sparsity)
         self._keep(learned.checkpoint)
-        inputs = CalibrationInputs(self._material)
-        for _ in inputs:
-            pass
+        told = rounded.draft.manifest.lineage  # of the same inputs
+        facts = {
+            "calibration_inputs": told.options["calibration_inputs"],
+            "activation_range": "learned",
+        }
         with self._steps.phase("emit trained"):
-            facts = {"calibration_inputs": str(inputs.count)}
-            candidate = emit(self._material, learned.coded, plan, facts, inputs.sha256)
-        return self._compared(" trained", candidate)
+            made, sha256 = learned.coded, told.calibration_sha256
+            return emit(self._material, made, rounded.plan, facts, sha256)
 
-    def _compared(self, which: str, candidate: Candidate) -> Candidate:
-        with self._steps.phase(f"evaluate{which}") as tell:
-            return compared(self._material, candidate, tell)
+    def _chosen(self, candidates: Mapping[Way, Candidate]) -> Choice:
+        split, agreements = self._material.split, {}
+        if "training" not in candidates or split is None:
+            return Choice("rounding")
+        for way, candidate in candidates.items():
+            with self._steps.phase(f"compare {way}") as tell:
+                agreement = measure(self._material, candidate, split.choice, tell)
+            if agreement is not None:
+                agreements[way] = agreement
+        return choose(agreements, candidates["training"].packed_bytes, self._options.budget)
 
     def _school(self, teacher: onnx.ModelProto, tell: OnProgress) -> "School":
         from camsdk.compress.training.compressing import School
@@ -314,63 +325,47 @@ class _Run:
             self._checkpoints.append(checkpoint)
 
     def _finished(
-        self, candidates: Mapping[str, Candidate], optimised: Report, few: tuple[Floats, ...]
+        self, candidates: Mapping[Way, Candidate], optimised: Report, few: tuple[Floats, ...]
     ) -> Compressed:
-        material = self._material
-        kept = self._best_of(candidates)
-        best = candidates[kept]
-        draft, agreements = best.draft, {}
-        if len(candidates) > 1:
-            draft = with_facts(draft, {"kept": kept})
-            for way, candidate in candidates.items():
-                if candidate.agreement is not None:
-                    agreements[way] = candidate.agreement
-                    if candidate.score >= 0:
-                        metric = {f"ap50_vs_reference_all_{way}": candidate.score}
-                        draft = with_metrics(draft, metric)
+        material, choice = self._material, self._chosen(candidates)
+        best = candidates[choice.kept]
+        frames = () if material.split is None else material.split.evaluation
+        with self._steps.phase("evaluate") as tell:
+            agreement = measure(material, best, frames, tell)
+        draft = best.draft
+        if agreement is not None:
+            draft = with_metrics(draft, agreement.as_metrics())
+        if choice.reason:
+            draft = with_facts(draft, {"kept": choice.kept, "kept_because": choice.reason})
+            draft = with_metrics(draft, choice.as_metrics())
         facts = collect_facts(
             material.source,
             draft,
             optimised,
             best.made,
-            best.agreement,
+            agreement,
             self._steps.durations,
             inputs=few,
         )
-        facts = _of_training(facts, candidates)
+        facts = _of_training(facts, candidates, choice)
         if self._profile is not None:
             predicted = predict_model_ms(self._profile, best.made.model, best.made.weights)
             facts = replace(facts, predicted_ms=predicted)
-        if material.footage is not None and material.split is not None:
-            frames = material.split.evaluation
+        if material.footage is not None:
             samples = draw_samples(material.source, draft, material.footage, frames)
             facts = replace(facts, samples=samples)
         self._steps.finish()
         checkpoints = tuple(self._checkpoints)
-        return Compressed(
-            draft, best.agreement, material.split, facts, kept, agreements, checkpoints
-        )
-
-    def _best_of(self, candidates: Mapping[str, Candidate]) -> str:
-        """The one that agrees best; a training only if it is better than rounding, in budget."""
-        trained, rounded = candidates.get("training"), candidates["rounding"]
-        if trained is None or trained.score <= rounded.score:
-            return "rounding"
-        budget = self._options.budget
-        is_within = (
-            budget is None or budget.kind != "bytes" or (trained.packed_bytes <= budget.limit)
-        )
-        return "training" if is_within else "rounding"
+        return Compressed(draft, agreement, material.split, facts, choice, checkpoints)
 
 
-def _of_training(facts: RunFacts, candidates: Mapping[str, Candidate]) -> RunFacts:
+def _of_training(facts: RunFacts, candidates: Mapping[Way, Candidate], choice: Choice) -> RunFacts:
     """Facts with what a training did, kept or not, beside rounding alone."""
     if "training" not in candidates:
         return facts
     told = {
-        f"AP50 against float, all, {way}": of.score
-        for way, of in candidates.items()
-        if of.score >= 0
+        f"AP50 against float, all, {way}, on the frames to choose by": score
+        for way, score in choice.scores.items()
     }
     history = {"loss": candidates["training"].made.history}
     return replace(facts, accuracy={**facts.accuracy, **told}, history=history)

@@ -33,14 +33,14 @@ def lineage(
     """The lineage of what was made from a float artifact.
 
     Args:
-        options: As they were carried out: with a budget, those that were found.
+        options: As they were carried out (``candidates.carried_out``): with a budget, those that
+            were found.
         layer_sparsity: By layer name, where each had its own.
-        facts: What else is to be told.
+        facts: What else is to be told, or told otherwise.
         calibration_sha256: Of the inputs, None where they were made up.
     """
-    told = dict(facts)
-    if options.quantize is not None:
-        told |= _quantization(options.quantize)
+    told = {} if options.quantize is None else _quantization(options.quantize)
+    told |= facts
     if layer_sparsity:
         rows = (f"{layer}={share:.4g}" for layer, share in sorted(layer_sparsity.items()))
         told |= _in_parts("layer_sparsity", rows)
@@ -55,7 +55,8 @@ def lineage(
             }
     for part, of in (("train", options.train), ("distill", options.distill)):
         if of is not None:
-            told |= {f"{part}_{field.name}": f"{getattr(of, field.name):g}" for field in fields(of)}
+            values = ((field.name, getattr(of, field.name)) for field in fields(of))
+            told |= {f"{part}_{name}": _number(value) for name, value in values}
     if options.budget is not None:
         budget = options.budget
         told |= {f"max_{budget.kind}": f"{budget.limit:.10g}"}
@@ -98,6 +99,10 @@ def _quantization(options: QuantizeOptions) -> dict[str, str]:
             "layers", (f"{name}={_told(of)}" for name, of in sorted(options.layers.items()))
         ),
     }
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.10g}"
 
 
 def _told(of: LayerOptions) -> str:

@@ -94,17 +94,20 @@ def test_low_bits_with_data_are_trained_and_told_of(
         monkeypatch.setattr(module, "is_installed", lambda engine: engine == "onnxruntime")
     work, out = tmp_path / "work", tmp_path / "made.cam"
     few = ("--calibration", "4", "--evaluation", "4", "--epochs", "3", "--learning-rate", "0.01")
-    made = camctl(
+    outcome = camctl(
         "model", "compress", small, "--bits", "3", "--sparsity", "0.5", "--granularity", "4x1",
         "--data", yard, *few, "--work", work, "-o", out, "--json",
-    ).json  # fmt: skip
+    )  # fmt: skip
+    made = outcome.json
     assert made["precision"] == "w3a8"
-    assert made["ap50_all"] == max(made["ap50_all_by_rounding"], made["ap50_all_by_training"])
+    scores = {way: made[f"choice_ap50_all_by_{way}"] for way in ("rounding", "training")}
+    better = "training" if scores["training"] > scores["rounding"] else "rounding"
     assert list(work.iterdir()) == []  # the artifact is there, the checkpoint is not
     manifest = read_unverified(out.read_bytes()).manifest
     told = manifest.lineage.options
     assert (told["granularity"], told["sparsity"], told["train_epochs"]) == ("4x1", "0.5", "3")
-    assert told["kept"] in ("rounding", "training")
+    assert told["kept"] == better
+    assert f"kept the result of {better}: {told['kept_because']}" in outcome.err
     facts = json.loads(out.with_suffix(".json").read_text())
     assert len(facts["history"]["loss"]) == 3
     assert 0.5 <= facts["sparsity"] < 0.7  # of those that stay some round to 0

@@ -48,6 +48,8 @@ def test_no_frame_serves_both(count: int, calibration: int, evaluation: int) -> 
         return
     assert len(set(split.calibration)) == calibration
     assert len(set(split.evaluation)) == evaluation
+    assert len(set(split.choice)) == min(20, count // 2 - count // 3)
+    assert all(count // 3 <= index < count // 2 for index in split.choice)
     if calibration and evaluation:
         assert min(split.evaluation) - max(split.calibration) >= count // 6
         assert max(split.evaluation) < count

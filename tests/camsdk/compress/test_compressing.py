@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import numpy as np
 import onnx
 import pytest
 
-from camsdk.compress import compressing
+from camsdk.compress import candidates, compressing
+from camsdk.compress.agreement import evaluate
+from camsdk.compress.choosing import Choice
 from camsdk.compress.compressing import Compressed, compress
-from camsdk.compress.footage import open_footage
-from camsdk.compress.graph.layers import list_layers
+from camsdk.compress.footage import Footage, open_footage
+from camsdk.compress.graph.layers import constants, list_layers
 from camsdk.compress.latency import DeviceProfile
 from camsdk.compress.options import (
     Budget,
@@ -26,8 +29,10 @@ from camsdk.compress.options import (
     QuantizeOptions,
     WeightOptions,
 )
-from camsdk.compress.packaging import PACKED_MEMBER
+from camsdk.compress.packaging import PACKED_MEMBER, Draft
+from camsdk.compress.report.facts import histogram
 from camsdk.errors import InvalidInput
+from camsdk.vision.frames import Frame
 from support import compress_child
 from support.clips import scene, write_video
 from support.compress_child import OPTIONS, run
@@ -93,28 +98,93 @@ def test_another_command_never_takes_up_a_checkpoint(clip: Path, tmp_path: Path)
     assert sorted(path for (path,) in used) == sorted(tmp_path.iterdir())
 
 
-def test_both_ways_are_told_of_and_the_better_is_kept(clip: Path) -> None:
+def test_the_way_is_chosen_on_frames_that_the_result_is_not_measured_on(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def watched(*drafts: Draft, **more: object) -> object:
+        asked.append(drafts[3])  # type: ignore[arg-type] # the frames
+        return evaluate(*drafts, **more)  # type: ignore[arg-type] # as given
+
+    monkeypatch.setattr(candidates, "evaluate", watched)
     made = run(clip, None)
-    by_rounding, by_training = (made.agreements[w].ap50["all"] for w in ("rounding", "training"))
-    assert by_rounding != by_training
-    better = "training" if by_training > by_rounding else "rounding"
-    assert made.kept == better
-    assert made.agreement == made.agreements[better]
-    manifest = made.draft.manifest
-    assert manifest.metrics["ap50_vs_reference_all_rounding"] == by_rounding
-    assert manifest.metrics["ap50_vs_reference_all"] == max(by_rounding, by_training)
-    assert manifest.lineage.options["kept"] == better
-    assert manifest.lineage.options["train_epochs"] == "12"
-    assert manifest.lineage.options["sparsity"] == "0.5"
-    assert made.facts.accuracy["AP50 against float, all, rounding"] == by_rounding
-    assert len(made.facts.history["loss"]) == 12
+    assert made.split is not None
+    # Both on the frames to choose by; only what was kept on the others.
+    assert asked == [made.split.choice, made.split.choice, made.split.evaluation]
+    scores = made.choice.scores
+    assert scores["rounding"] != scores["training"]
+    assert made.choice.kept == max(scores, key=lambda way: scores[way])
+    assert made.agreement is not None
+    manifest, facts = made.draft.manifest, made.facts
+    assert manifest.metrics["choice_ap50_vs_reference_all_rounding"] == scores["rounding"]
+    assert manifest.metrics["choice_ap50_vs_reference_all_training"] == scores["training"]
+    assert manifest.metrics["choice_frames"] == len(made.split.choice)
+    assert manifest.metrics["ap50_vs_reference_all"] == made.agreement.ap50["all"]
+    assert manifest.metrics["evaluated_frames"] == 4
+    told = manifest.lineage.options
+    assert (told["kept"], told["kept_because"]) == (made.choice.kept, made.choice.reason)
+    assert (told["train_epochs"], told["sparsity"]) == ("12", "0.5")
+    told_of = "AP50 against float, all, rounding, on the frames to choose by"
+    assert facts.accuracy[told_of] == scores["rounding"]
+    assert len(facts.history["loss"]) == 12
+
+
+def test_what_was_trained_is_compared_with_the_weights_before_it(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compressing, "choose", lambda *_: Choice("training", "wanted"))
+    made = run(clip, None, SHORT)
+    model = onnx.load_from_string(small_detector().model)
+    stored = constants(model)
+    for layer, facts in zip(list_layers(model), made.facts.layers, strict=True):
+        assert 0.001 < facts.weight_error < 2
+        assert facts.sensitivity is not None
+        assert facts.sensitivity > 0
+        assert facts.weights == histogram(layer.filters_first(stored[layer.weight]))
+
+
+def test_options_are_told_as_they_were_carried_out(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compressing, "choose", lambda *_: Choice("training", "wanted"))
+    train = replace(SHORT.train, epochs=1, batch_size=64)
+    told = run(clip, None, replace(SHORT, train=train)).draft.manifest.lineage.options
+    assert told["train_batch_size"] == "4"  # there are no more frames
+    assert told["activation_range"] == "learned"
+    assert told["layers"] == "conv0=w7a8,head=w7a8"
+    told = compress(small_detector(), None, ROUNDED).draft.manifest.lineage.options
+    assert told["activation_range"] == "extreme"
+    assert told["equalize"] == "false"  # a scale a filter
+    assert told["layers"] == "conv0=w7a8,head=w7a8"
+    coarse = QuantizeOptions(WeightOptions(CodeSet(8), "tensor"))
+    told = compress(small_detector(), None, CompressOptions(coarse)).draft.manifest.lineage.options
+    assert (told["equalize"], told["layers"]) == ("true", "")
+
+
+def test_frames_to_calibrate_on_are_decoded_once_for_each_use(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+    read = Footage.read
+
+    def watched(self: Footage, indices: tuple[int, ...]) -> Iterator[Frame]:
+        asked.append(indices)
+        return read(self, indices)
+
+    monkeypatch.setattr(Footage, "read", watched)
+    made = run(clip, None, replace(SHORT, train=replace(SHORT.train, epochs=1)))
+    assert made.split is not None
+    few, rounding, training = (of for of in asked if set(of) <= set(made.split.calibration))
+    assert rounding == training == made.split.calibration
+    assert set(few) <= set(rounding)
 
 
 def test_a_training_that_does_harm_is_not_kept(clip: Path) -> None:
     train = replace(SHORT.train, learning_rate=3.0, warm_up=0.0)
     made = run(clip, None, replace(SHORT, quantize=QuantizeOptions(), prune=None, train=train))
-    assert made.agreements["training"].ap50["all"] < made.agreements["rounding"].ap50["all"]
-    assert made.kept == made.draft.manifest.lineage.options["kept"] == "rounding"
+    assert made.choice.scores["training"] < made.choice.scores["rounding"]
+    assert made.choice.kept == made.draft.manifest.lineage.options["kept"] == "rounding"
     assert made.facts.history["loss"]
 
 

@@ -39,6 +39,15 @@ def test_every_option_is_told() -> None:
     assert len(made.source_sha256) == 64
 
 
+def test_large_numbers_are_told_to_the_last_digit() -> None:
+    options = CompressOptions(train=TrainOptions(seed=123456789, learning_rate=0.00012345678))
+    facts = {"activation_range": "learned"}
+    told = lineage(small_detector(), options, None, facts, None).options
+    assert told["train_seed"] == "123456789"
+    assert told["train_learning_rate"] == "0.00012345678"
+    assert told["activation_range"] == "learned"
+
+
 def test_many_layers_are_told_in_parts() -> None:
     names = [f"a/rather/long/name/of/a/layer/{index}" for index in range(100)]
     layers = {name: LayerOptions(WeightOptions(CodeSet(2))) for name in names}

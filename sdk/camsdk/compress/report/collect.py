@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from camsdk.artifact.bundle import pack
@@ -14,12 +13,10 @@ from camsdk.artifact.decode import decode
 from camsdk.artifact.manifest import Manifest
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress.coded_model import CodedModel
-from camsdk.compress.codes import CodedTensor
 from camsdk.compress.evaluate import Agreement
 from camsdk.compress.footage import Footage
 from camsdk.compress.graph.layers import constants, list_layers
 from camsdk.compress.graph.optimise import Report
-from camsdk.compress.graph.qdq import ActivationRange
 from camsdk.compress.packaging import PACKED_MEMBER, Draft
 from camsdk.compress.ptq.synthetic import synthesise
 from camsdk.compress.report.drawing import boxed
@@ -81,9 +78,7 @@ def collect_facts(
         source=source.manifest.reference,
         result=draft.manifest.reference,
         options=draft.manifest.lineage.options,
-        layers=layer_facts(
-            made.model, made.weights, made.activations, made.noise, probes.sensitivity
-        ),
+        layers=layer_facts(made, probes.sensitivity),
         sizes_bytes=sizes,
         accuracy=accuracy,
         accuracy_before=dict.fromkeys(accuracy, 1.0),
@@ -102,26 +97,18 @@ def _told(inputs: Sequence[Array], agreement: Agreement | None) -> str:
     return f"{len(inputs)} {kind}" if inputs else ""
 
 
-def layer_facts(
-    model: onnx.ModelProto,
-    weights: Mapping[str, CodedTensor],
-    activations: Mapping[str, ActivationRange],
-    noise: Mapping[str, float],
-    sensitivities: Mapping[str, float],
-) -> tuple[LayerFacts, ...]:
+def layer_facts(made: CodedModel, sensitivities: Mapping[str, float]) -> tuple[LayerFacts, ...]:
     """Of every layer, in the order of the graph.
 
     Args:
-        model: The float model that the codes were made of.
-        weights: By layer name; what is missing was left in float.
-        noise, sensitivities: By layer name; what is missing was not probed.
-        activations: By tensor name.
+        made: Layers without codes were left in float.
+        sensitivities: By layer name; what is missing was not probed.
     """
-    stored = constants(model)
+    stored, originals = constants(made.before), {x.name: x for x in list_layers(made.before)}
     facts = []
-    for layer in list_layers(model):
-        before = layer.filters_first(stored[layer.weight]).astype(np.float32)
-        coded, entering = weights.get(layer.name), activations.get(layer.input)
+    for layer in list_layers(made.model):
+        before = layer.filters_first(stored[originals[layer.name].weight]).astype(np.float32)
+        coded, entering = made.weights.get(layer.name), made.activations.get(layer.input)
         after = before if coded is None else coded.values
         density = np.count_nonzero(after) / max(1, after.size)
         energy = float(np.square(before).sum()) or 1.0
@@ -136,7 +123,7 @@ def layer_facts(
                 macs=layer.macs,
                 nonzero_macs=round(layer.macs * density),
                 weight_error=float(np.sqrt(np.square(after - before).sum() / energy)),
-                noise_to_signal=noise.get(layer.name),
+                noise_to_signal=made.noise.get(layer.name),
                 sensitivity=sensitivities.get(layer.name),
                 weights=histogram(before),
                 codes=histogram(before if coded is None else coded.codes),

@@ -52,7 +52,7 @@ def probe(
     """
     start_s = time.monotonic()
     budget_s = max(_LEAST_S, _SENSITIVITY_SHARE * spent_s)
-    errors = measure_coded_layers(made.model, made.weights, inputs, budget_s=budget_s)
+    errors = measure_coded_layers(made.before, made.weights, inputs, budget_s=budget_s)
     known = {name: error for name, error in errors.items() if np.isfinite(error)}
     between_s = time.monotonic()
     budget_s = max(_LEAST_S, _LATENCY_SHARE * spent_s)

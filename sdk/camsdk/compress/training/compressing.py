@@ -8,6 +8,7 @@ that no other training ever takes it up.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -26,7 +27,6 @@ from camsdk.compress.options import (
     NOfM,
     PruneOptions,
     QuantizeOptions,
-    TrainOptions,
 )
 from camsdk.compress.ptq.edges import with_precise_edges
 from camsdk.compress.training.admm import AdmmMethod
@@ -117,7 +117,9 @@ def learn_codes(
     )
     task, done, checkpoint = _trained(school, twin, method, options, layer_sparsity)
     coded = fold(twin, method.coded_weights(), method.activation_ranges(), _inputs(task))
-    made = CodedModel(coded.model, coded.weights, coded.activations, {}, done.history)
+    made = CodedModel(
+        coded.model, coded.weights, coded.activations, {}, done.history, rounded.model
+    )
     return Learned(made, checkpoint)
 
 
@@ -150,10 +152,11 @@ def _trained(
     layer_sparsity: Mapping[str, float] | None,
 ) -> tuple[Detection, Trained, Path | None]:
     assert options.train is not None
-    teacher, frames = to_torch(school.teacher).module, list(school.frames)
-    # Agreement is measured on the emitted file, so no frame is needed to test on.
-    task = Detection(teacher, frames, frames[:1], school.manifest)
-    train_options = _fitting(options.train, len(task))
+    teacher, frames = to_torch(school.teacher).module, iter(school.frames)
+    # Agreement is measured on the emitted file, so one frame to test on will do. The others are
+    # dropped as soon as they are tensors: pictures of a camera are larger than a model's inputs.
+    first = list(islice(frames, 1))
+    task = Detection(teacher, chain(first, frames), first, school.manifest)
     checkpoint = None
     if school.work is not None:
         key = _digest(school.teacher, twin.model, task, options, layer_sparsity)
@@ -162,7 +165,7 @@ def _trained(
         twin.module,
         task,
         method,
-        train_options,
+        options.train,
         teacher=teacher,
         distill=options.distill,
         checkpoint=checkpoint,
@@ -195,10 +198,6 @@ def _sparsities(rounded: CodedModel, prune: PruneOptions) -> dict[str, float] | 
     sizes = {name: coded.codes.size for name, coded in rounded.weights.items()}
     share = min(1.0, prune.sparsity * sum(sizes.values()) / max(1, sum(zeros.values())))
     return {name: share * zeros[name] / size for name, size in sizes.items()}
-
-
-def _fitting(options: TrainOptions, examples: int) -> TrainOptions:
-    return replace(options, batch_size=min(options.batch_size, examples))
 
 
 def _digest(

@@ -1,5 +1,8 @@
 """A training goes on from what rounding after training has found."""
 
+import weakref
+from collections.abc import Iterator
+
 import numpy as np
 import onnx
 import pytest
@@ -26,6 +29,31 @@ def frames(count: int) -> list[Frame]:
         Frame(index, float(index), rng.integers(16, 236, (SIZE, SIZE), np.uint8), halves, halves)
         for index in range(count)
     ]
+
+
+def test_pictures_are_dropped_as_soon_as_they_are_tensors() -> None:
+    torch.set_num_threads(1)
+    source = small_detector()
+    model = onnx.load_from_string(source.model)
+    made = quantize_after_training(model, QuantizeOptions(), seed=0)
+    rounded = CodedModel(made.model, made.weights, made.activations)
+    held: list[weakref.ref[Frame]] = []
+    most = 0
+
+    def taken() -> Iterator[Frame]:
+        nonlocal most
+        for _ in range(12):
+            (frame,) = frames(1)
+            held.append(weakref.ref(frame))
+            most = max(most, sum(of() is not None for of in held))
+            yield frame
+            del frame
+
+    train = TrainOptions(epochs=1, batch_size=4, learning_rate=1e-3)
+    school = School(model, source.manifest, taken(), None)
+    learn_codes(school, rounded, CompressOptions(QuantizeOptions(), train=train))
+    assert len(held) == 12
+    assert most <= 3  # the first, to test on; the one before; the one that comes
 
 
 def test_a_training_that_moves_nothing_keeps_the_codes_of_rounding() -> None:

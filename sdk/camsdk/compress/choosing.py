@@ -1,0 +1,77 @@
+"""Whether what was trained is kept, or what was rounded without training.
+
+The two are compared on frames of their own (``ClipSplit.choice``). On the frames that figures are
+reported of, only the one that was kept is measured: the better of two on the same frames would look
+better than it is.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from camsdk.compress.evaluate import Agreement
+from camsdk.compress.options import Budget
+
+Way = Literal["rounding", "training"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is kept.
+
+    Attributes:
+        kept: How it was made.
+        reason: A sentence without its stop; empty where nothing was trained.
+        agreements: Of both, on the frames to choose by; empty where there are none.
+    """
+
+    kept: Way
+    reason: str = ""
+    agreements: Mapping[Way, Agreement] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Agreement over all classes, by way, where it could be measured."""
+        return {
+            way: of.measured_ap50["all"]
+            for way, of in self.agreements.items()
+            if "all" in of.measured_ap50
+        }
+
+    def as_metrics(self) -> dict[str, float]:
+        """For a manifest."""
+        metrics = {f"choice_ap50_vs_reference_all_{way}": ap for way, ap in self.scores.items()}
+        for of in self.agreements.values():
+            metrics |= {"choice_frames": float(of.frame_count), "choice_boxes": float(of.box_count)}
+        return metrics
+
+
+def choose(
+    agreements: Mapping[Way, Agreement], trained_bytes: int, budget: Budget | None
+) -> Choice:
+    """Training only where it agrees better than rounding, within the budget.
+
+    Args:
+        agreements: By way, on the frames to choose by; empty where there are none.
+        trained_bytes: Of the packed model that was trained.
+        budget: Only one of bytes is looked at: a training changes no number of zeros.
+    """
+    if not agreements:
+        return Choice("rounding", "the recording is too short for frames to choose by")
+    trained, rounded = (agreements[way].ap50["all"] for way in ("training", "rounding"))
+    frames = f"the {agreements['rounding'].frame_count} frames to choose by"
+    if math.isnan(trained) or math.isnan(rounded):
+        reason = f"the float model found nothing on {frames}"
+        return Choice("rounding", reason, agreements)
+    if trained <= rounded:
+        reason = f"training agrees no better with the float model on {frames}"
+        return Choice("rounding", reason, agreements)
+    if budget is not None and budget.kind == "bytes" and trained_bytes > budget.limit:
+        reason = (
+            f"what was trained packs to {trained_bytes} bytes, more than the {budget.limit:.10g} "
+            f"that it may take, though it agrees better with the float model on {frames}"
+        )
+        return Choice("rounding", reason, agreements)
+    reason = f"training agrees better with the float model on {frames}"
+    return Choice("training", reason, agreements)

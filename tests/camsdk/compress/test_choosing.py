@@ -1,0 +1,51 @@
+"""Training is kept only where it is better, and the reason that is given is the true one."""
+
+import math
+
+import pytest
+
+from camsdk.compress.choosing import Way, choose
+from camsdk.compress.evaluate import Agreement
+from camsdk.compress.options import Budget
+
+
+def agreements(rounding: float, training: float) -> dict[Way, Agreement]:
+    boxes = 0 if math.isnan(rounding) else 9
+    return {
+        "rounding": Agreement(5, boxes, {"all": rounding}, 2.0, 1.0),
+        "training": Agreement(5, boxes, {"all": training}, 2.0, 1.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("rounding", "training", "limit", "kept", "reason"),
+    [
+        (0.5, 0.6, None, "training", "training agrees better with the float model on the 5 frames"),
+        (0.5, 0.6, 1000.0, "training", "training agrees better"),
+        (0.5, 0.6, 999.0, "rounding", "packs to 1000 bytes, more than the 999 that it may take"),
+        (0.6, 0.5, 999.0, "rounding", "training agrees no better"),
+        (0.5, 0.5, None, "rounding", "training agrees no better"),
+        (math.nan, math.nan, None, "rounding", "found nothing on the 5 frames to choose by"),
+    ],
+)
+def test_the_choice_and_its_reason(
+    rounding: float, training: float, limit: float | None, kept: str, reason: str
+) -> None:
+    budget = None if limit is None else Budget("bytes", limit)
+    choice = choose(agreements(rounding, training), 1000, budget)
+    assert choice.kept == kept
+    assert reason in choice.reason
+    metrics = choice.as_metrics()
+    assert metrics["choice_frames"] == 5
+    assert ("choice_ap50_vs_reference_all_training" in metrics) == (not math.isnan(training))
+
+
+def test_only_bytes_are_weighed() -> None:
+    assert choose(agreements(0.1, 0.2), 1000, Budget("macs", 10)).kept == "training"
+
+
+def test_without_frames_to_choose_by_rounding_stays() -> None:
+    choice = choose({}, 1000, None)
+    assert choice.kept == "rounding"
+    assert "too short" in choice.reason
+    assert choice.as_metrics() == {}
