@@ -6,7 +6,7 @@ rounding (``rounding``) and bias correction need, and all that is kept.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import onnx
@@ -22,6 +22,10 @@ _PLACES_PER_COLUMN: Final = 4
 _FEWEST_PLACES: Final = 4096
 """Places of feature maps that are unfolded over all inputs together: enough for moments of full
 rank with little noise. Neighbours say nearly the same."""
+_ROWS_AT_A_TIME: Final = 1024
+
+_Kind = Literal["first", "second", "cross"]
+"""What is summed: means alone; second moments too; those with a reference as well."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,10 @@ class Moments:
     Attributes:
         first: float64 (groups, columns), means over all inputs and places.
         second: float64 (groups, columns, columns), means of x x^T; None if not asked for.
-        cross: Means of z x^T, the same shape, z being what the reference has in place of x; without
-            a reference z is x.
+        cross: Means of z x^T, the same shape, z being what the reference has in place of x; None
+            without a reference.
         sampled, reference: Means of x and of z over the places that ``second`` and ``cross`` were
-            taken from.
+            taken from; None where those are.
     """
 
     first: NDArray[np.float64]
@@ -47,16 +51,14 @@ class Moments:
     def about_means(self) -> "Moments":
         """With covariances as second moments: what is left to a layer whose bias takes up the mean
         error of its output."""
-        if self.second is None or self.cross is None:
+        if self.second is None or self.sampled is None:
             return self
-        assert self.sampled is not None
-        assert self.reference is not None
         mean = self.sampled[:, np.newaxis, :]
-        return replace(
-            self,
-            second=self.second - self.sampled[:, :, np.newaxis] * mean,
-            cross=self.cross - self.reference[:, :, np.newaxis] * mean,
-        )
+        second = self.second - self.sampled[:, :, np.newaxis] * mean
+        if self.cross is None or self.reference is None:
+            return replace(self, second=second)
+        cross = self.cross - self.reference[:, :, np.newaxis] * mean
+        return replace(self, second=second, cross=cross)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,10 @@ def _integers(given: Mapping[str, object], name: str, default: tuple[int, ...]) 
 
 
 def _padded(values: Floats, of: Window) -> Floats:
-    picture = values[0] if values.ndim == 4 else values[0][:, np.newaxis]
+    """(channels, rows, columns), with one row if the convolution has one axis."""
+    picture = np.asarray(values[0] if values.ndim == 4 else values[0][:, np.newaxis])
+    if not any(of.pads):
+        return picture
     top, left, bottom, right = of.pads
     return np.pad(picture, ((0, 0), (top, bottom), (left, right)))
 
@@ -128,12 +133,11 @@ def _steps(of: Window, size: tuple[int, ...]) -> tuple[int, int]:
     return rows, columns
 
 
-def _sums(values: Floats, of: Window) -> Floats:
+def _sums(padded: Floats, of: Window) -> Floats:
     """The sum over all windows for each place in the kernel: (channels, kernel rows, columns).
 
     As two products with zeros and ones, without a window being unfolded.
     """
-    padded = _padded(values, of)
     chosen = []
     for axis, count in enumerate(_steps(of, padded.shape[1:])):
         matrix = np.zeros((padded.shape[axis + 1], of.kernel[axis]), np.float32)
@@ -150,7 +154,10 @@ def unfold(values: Floats, of: Window) -> Floats:
     Args:
         values: (1, channels, rows, columns) or (1, channels, columns).
     """
-    padded = _padded(values, of)
+    return _unfolded(_padded(values, of), of)
+
+
+def _unfolded(padded: Floats, of: Window) -> Floats:
     out = _steps(of, padded.shape[1:])
     plane, row, column = padded.strides
     strides = (
@@ -166,61 +173,91 @@ def unfold(values: Floats, of: Window) -> Floats:
 class _Gatherer:
     """Sums of one layer."""
 
-    def __init__(
-        self, layer: Layer, node: onnx.NodeProto, inputs: int, *, with_second: bool
-    ) -> None:
-        self._layer, self._node, self._with_second = layer, node, with_second
+    def __init__(self, layer: Layer, node: onnx.NodeProto, inputs: int, *, kind: _Kind) -> None:
+        self._layer, self._node, self._kind = layer, node, kind
         columns = int(np.prod(layer.shape[1:]))
         self._first = np.zeros((layer.groups, columns))
-        if with_second:
-            self._second, self._cross = np.zeros((2, layer.groups, columns, columns))
-            self._sampled, self._reference = np.zeros((2, layer.groups, columns))
-        self._count = self._taken = 0
+        self._count = 0
         self._places = -(-max(_FEWEST_PLACES, _PLACES_PER_COLUMN * columns) // inputs)
+        if kind != "first":
+            self._products = _Products(layer.groups, columns, has_other=kind == "cross")
 
     def add(self, values: Floats, reference: Floats, rng: np.random.Generator) -> None:
         """What enters the layer for one input, in its model and in the reference."""
+        of = None
         if self._layer.operator == "Conv":
-            sums = _sums(values, window(self._node, self._layer.shape, values.shape))
-            self._first += sums.reshape(self._first.shape)
-            shape = self._windows(values).shape
-            count = shape[1] * shape[2]
+            of = window(self._node, self._layer.shape, values.shape)
+            values = _padded(values, of)
+            self._first += _sums(values, of).reshape(self._first.shape)
+            count = int(np.prod(_steps(of, values.shape[1:])))
         else:
-            rows = values.reshape(-1, values.shape[-1])
-            self._first += rows.sum(axis=0, dtype=np.float64)
-            count = len(rows)
+            values = values.reshape(-1, values.shape[-1])
+            self._first += values.sum(axis=0, dtype=np.float64)
+            count = len(values)
         self._count += count
-        if self._with_second:
+        if self._kind != "first":
             places = rng.permutation(count)[: self._places]
-            self._add_sampled(self._rows(values, places), self._rows(reference, places))
+            rows = self._rows(values, of, places)
+            others = rows
+            if self._kind == "cross":
+                other = _padded(reference, of) if of else reference.reshape(values.shape)
+                others = self._rows(other, of, places)
+            self._products.add(rows, others)
 
-    def _windows(self, values: Floats) -> Floats:
-        return unfold(values, window(self._node, self._layer.shape, values.shape))
-
-    def _rows(self, values: Floats, places: NDArray[np.integer]) -> Floats:
+    def _rows(self, values: Floats, of: Window | None, places: NDArray[np.integer]) -> Floats:
         """Some unfolded inputs: (groups, places, columns)."""
-        if self._layer.operator != "Conv":
-            return np.asarray(values.reshape(-1, values.shape[-1])[np.newaxis, places])
-        windows = self._windows(values)
+        if of is None:
+            return np.asarray(values[np.newaxis, places])
+        windows = _unfolded(values, of)
         channels, _, columns, *_ = windows.shape
         groups = self._layer.groups
         taken = windows[:, places // columns, places % columns]  # (channels, places, kernel)
         taken = taken.reshape(groups, channels // groups, len(places), -1)
         return taken.transpose(0, 2, 1, 3).reshape(groups, len(places), -1)
 
-    def _add_sampled(self, rows: Floats, others: Floats) -> None:
-        self._second += rows.transpose(0, 2, 1) @ rows
-        self._cross += others.transpose(0, 2, 1) @ rows
-        self._sampled += rows.sum(axis=1, dtype=np.float64)
-        self._reference += others.sum(axis=1, dtype=np.float64)
-        self._taken += rows.shape[1]
-
     def result(self) -> Moments:
         first = self._first / max(1, self._count)
-        if not self._with_second:
-            return Moments(first)
-        sums = (self._second, self._cross, self._sampled, self._reference)
-        return Moments(first, *(total / max(1, self._taken) for total in sums))
+        return Moments(first) if self._kind == "first" else self._products.result(first)
+
+
+class _Products:
+    """Sums of x x^T and z x^T, over many rows at a time: small products are slow."""
+
+    def __init__(self, groups: int, columns: int, *, has_other: bool) -> None:
+        self._second = np.zeros((groups, columns, columns))
+        self._cross = np.zeros_like(self._second) if has_other else self._second
+        self._sampled, self._reference = np.zeros((2, groups, columns))
+        self._has_other, self._taken = has_other, 0
+        self._most = max(_ROWS_AT_A_TIME, columns)
+        self._held: list[tuple[Floats, Floats]] = []
+
+    def add(self, rows: Floats, others: Floats) -> None:
+        """Both (groups, rows, columns); the same where there is no reference."""
+        self._held.append((rows, others))
+        self._taken += rows.shape[1]
+        if sum(held.shape[1] for held, _ in self._held) >= self._most:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        rows = np.concatenate([held for held, _ in self._held], axis=1)
+        self._second += rows.transpose(0, 2, 1) @ rows
+        self._sampled += rows.sum(axis=1, dtype=np.float64)
+        if self._has_other:
+            others = np.concatenate([held for _, held in self._held], axis=1)
+            self._cross += others.transpose(0, 2, 1) @ rows
+            self._reference += others.sum(axis=1, dtype=np.float64)
+        self._held = []
+
+    def result(self, first: NDArray[np.float64]) -> Moments:
+        if self._held:
+            self._multiply()
+        taken = max(1, self._taken)
+        self._second /= taken
+        if not self._has_other:
+            return Moments(first, self._second, sampled=self._sampled / taken)
+        self._cross /= taken
+        sums = self._sampled / taken, self._reference / taken
+        return Moments(first, self._second, self._cross, *sums)
 
 
 def gather(
@@ -245,12 +282,15 @@ def gather(
     """
     nodes = {node.name: node for node in model.graph.node}
     gatherers = {}
+    kind: _Kind = "first"
+    if with_second:
+        kind = "second" if reference is None else "cross"
     for layer in layers:
         if not can_unfold(layer):
             raise UnsupportedModel(f"{layer.operator} layer {layer.name} cannot be unfolded")
         gatherers[layer.name] = (
             layer,
-            _Gatherer(layer, nodes[layer.name], len(inputs), with_second=with_second),
+            _Gatherer(layer, nodes[layer.name], len(inputs), kind=kind),
         )
     rng = np.random.default_rng(seed)
     tensors = [layer.input for layer, _ in gatherers.values()]

@@ -22,11 +22,8 @@ from numpy.typing import NDArray
 from camsdk.compress.codes import CodedTensor, project
 from camsdk.compress.graph.layers import Layer, list_layers
 from camsdk.compress.graph.qdq import ActivationRange
-from camsdk.compress.options import (
-    PruneOptions,
-    QuantizeOptions,
-    WeightOptions,
-)
+from camsdk.compress.options import PruneOptions, QuantizeOptions, WeightOptions
+from camsdk.compress.ptq.coding import first_scale, round_to_output
 from camsdk.compress.ptq.edges import EDGE_BITS, with_precise_edges
 from camsdk.compress.ptq.equalize import apply, equalize, find_pairs, unbind
 from camsdk.compress.ptq.folding import (
@@ -38,17 +35,10 @@ from camsdk.compress.ptq.folding import (
     write,
 )
 from camsdk.compress.ptq.inputs import Inputs
-from camsdk.compress.ptq.learned import round_learned
 from camsdk.compress.ptq.moments import Moments, can_unfold, gather
 from camsdk.compress.ptq.probing import float_tensors, input_shape, probe
 from camsdk.compress.ptq.ranges import activation_options, for_synthetic, observe
-from camsdk.compress.ptq.rounding import (
-    fit_scale,
-    refine,
-    round_gptq,
-    towards,
-    weighted_error,
-)
+from camsdk.compress.ptq.rounding import towards, weighted_error
 from camsdk.compress.ptq.sparse import find_sparsities, prune_and_round
 from camsdk.compress.ptq.synthetic import Synthesis, synthesise
 from camsdk.errors import InvalidInput
@@ -58,6 +48,8 @@ OnProgress = Callable[[int, int], None]
 DEFAULTS: Final = Synthesis()
 
 _STAGES: Final = 12
+_STAGES_OF_FINE: Final = 4
+"""Where all weights have 7 bits or more, so that layers leave each other little to make up for."""
 _ROUNDING_INPUTS: Final = 64
 """Inputs that moments are taken from; ranges are taken from all."""
 _STAGE_BYTES: Final = 300 * 1024**2
@@ -202,7 +194,10 @@ class _Work:
     def run(
         self, prune: PruneOptions | None = None, layer_sparsity: Mapping[str, float] | None = None
     ) -> Ptq:
-        stages = _stages([x for x in self._layers if self._weights_of(x) is not None])
+        stages = _stages(
+            [x for x in self._layers if self._weights_of(x) is not None],
+            _STAGES if any(map(self._is_coarse, self._layers)) else _STAGES_OF_FINE,
+        )
         total = len(stages) + 2
         equalized = self._equalize() if self._options.equalize else 0
         if prune is not None:
@@ -309,12 +304,15 @@ class _Work:
         if self._prune is not None and sparsity:
             granularity = self._prune.granularity
             coded = prune_and_round(target, second, layer, sparsity, granularity, options)
-        else:
+        elif second is None:
             coded = project(weights, options.code_set, options.granularity)
-        noise = float("nan")
-        if second is not None and not sparsity:
+        else:
             is_learned = self._options.rounding == "adaround"
-            coded = _round_to_output(target, coded, second, layer, is_learned=is_learned)
+            scale = first_scale(weights, options)
+            coded = round_to_output(
+                target, scale, second, layer, options.code_set, is_learned=is_learned
+            )
+        noise = float("nan")
         if second is not None:
             grouped = weights.reshape(layer.groups, -1, second.shape[-1])
             difference = grouped - coded.values.reshape(grouped.shape)
@@ -331,39 +329,10 @@ class _Work:
         return {name: observers[name].range(of) for name, of in wanted.items()}
 
 
-def _round_to_output(
-    weights: NDArray[np.float64],
-    start: CodedTensor,
-    second: NDArray[np.float64],
-    layer: Layer,
-    *,
-    is_learned: bool,
-) -> CodedTensor:
-    """Round for the output's sake, with a scale near that of a projection."""
-    grouped = weights.reshape(layer.groups, -1, second.shape[-1])
-    is_shared, code_set = start.scale.ndim == 0, start.code_set
-    scale = np.broadcast_to(start.scale.astype(np.float64), (layer.shape[0],))
-    scale = scale.reshape(grouped.shape[:2])
-    fitted = fit_scale(grouped, scale, second, code_set, is_shared=is_shared)
-    # what is stored is float32: codes must be chosen for that
-    fitted = fitted.astype(np.float32).astype(np.float64)
-    if is_learned:
-        codes = round_learned(grouped, fitted, second, code_set)
-    else:
-        codes = round_gptq(grouped, fitted, second, code_set)
-        if code_set.bit_width < EDGE_BITS:
-            codes, fitted = refine(codes, grouped, fitted, second, code_set, is_shared=is_shared)
-    return CodedTensor(
-        codes.reshape(weights.shape),
-        np.asarray(fitted.flat[0] if is_shared else fitted.reshape(-1), np.float32),
-        code_set,
-    )
-
-
-def _stages(layers: Sequence[Layer]) -> list[list[Layer]]:
+def _stages(layers: Sequence[Layer], count: int) -> list[list[Layer]]:
     """Neighbouring layers to be measured in one pass: few enough that their moments fit."""
     stages: list[list[Layer]] = []
-    most = -(-len(layers) // _STAGES)
+    most = -(-len(layers) // count)
     size = 0
     for layer in layers:
         needed = 16 * layer.groups * int(np.prod(layer.shape[1:])) ** 2

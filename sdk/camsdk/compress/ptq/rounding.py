@@ -54,9 +54,12 @@ def towards(weights: Doubles, second: Doubles, cross: Doubles) -> Doubles:
     """
     size = second.shape[-1]
     level = np.trace(second, axis1=-2, axis2=-1) / size * _RIDGE + _SMALLEST
-    ridge = level[..., np.newaxis, np.newaxis] * np.eye(size)
-    solved = np.linalg.solve(second + ridge, (weights @ (cross + ridge)).transpose(0, 2, 1))
-    return np.asarray(solved.transpose(0, 2, 1))
+    ridged = second + level[..., np.newaxis, np.newaxis] * np.eye(size)
+    # V - W alone is solved for: the ridge leaves it well within what float32 can tell
+    aside = (weights @ (cross - second) / level[..., np.newaxis, np.newaxis]).transpose(0, 2, 1)
+    scaled = ridged / level[..., np.newaxis, np.newaxis]
+    solved = np.linalg.solve(scaled.astype(np.float32), aside.astype(np.float32))
+    return np.asarray(weights + solved.transpose(0, 2, 1))
 
 
 def fit_scale(
@@ -119,31 +122,44 @@ def _gptq(
     code_set: CodeSet,
     kept: NDArray[np.bool_],
 ) -> NDArray[np.int8]:
-    """All groups at once: a depthwise layer has many, of nine columns each."""
+    """All groups at once: a depthwise layer has many, of nine columns each.
+
+    Columns lie along axis 1 here, so that one is contiguous.
+    """
     order = np.argsort(-np.diagonal(moments, axis1=1, axis2=2), axis=1, kind="stable")
-    sideways = order[:, np.newaxis, :]
-    ordered = np.take_along_axis(moments, order[:, :, np.newaxis], 1)
-    inverse = np.linalg.inv(np.take_along_axis(ordered, sideways, 2))
-    inverse = (inverse + inverse.transpose(0, 2, 1)) / 2
-    upper = np.linalg.cholesky(inverse).transpose(0, 2, 1)
-    left = np.take_along_axis(weights, sideways, 2)
-    kept = np.take_along_axis(kept, sideways, 2)
-    codes = np.empty(left.shape, np.int8)
-    count = left.shape[2]
+    downwards = order[:, :, np.newaxis]
+    carried = _carried(moments, order)
+    exact = np.take_along_axis(weights.transpose(0, 2, 1), downwards, 1)
+    kept = np.take_along_axis(kept.transpose(0, 2, 1), downwards, 1)
+    codes, errors = np.empty(exact.shape, np.int8), np.empty(exact.shape)
+    count = exact.shape[1]
     for begin in range(0, count, _BLOCK):
         end = min(begin + _BLOCK, count)
-        errors = np.empty((*left.shape[:2], end - begin))
+        before = carried[:, :begin, begin:end].transpose(0, 2, 1)
+        wanted = exact[:, begin:end] + before @ errors[:, :begin]
         for column in range(begin, end):
-            chosen = nearest(left[..., column], scale, code_set) * kept[..., column]
-            error = (left[..., column] - chosen * scale) / upper[:, column, column, np.newaxis]
-            later = upper[:, np.newaxis, column, column + 1 : end]
-            left[..., column + 1 : end] -= error[..., np.newaxis] * later
-            errors[..., column - begin] = error
-            codes[..., column] = chosen
-        left[..., end:] -= errors @ upper[:, begin:end, end:]
+            chosen = nearest(wanted[:, column - begin], scale, code_set) * kept[:, column]
+            error = exact[:, column] - chosen * scale
+            later = carried[:, column, column + 1 : end, np.newaxis]
+            wanted[:, column - begin + 1 :] += later * error[:, np.newaxis]
+            errors[:, column], codes[:, column] = error, chosen
     result = np.empty_like(codes)
-    np.put_along_axis(result, np.broadcast_to(sideways, codes.shape), codes, 2)
-    return result
+    np.put_along_axis(result, np.broadcast_to(downwards, codes.shape), codes, 1)
+    return np.ascontiguousarray(result.transpose(0, 2, 1))
+
+
+def _carried(moments: Doubles, order: NDArray[np.intp]) -> Doubles:
+    """How much of each column's error every later column must take up: upper triangular.
+
+    With H = R R^T and R upper triangular, d H d^T is the sum over columns k of the squares of
+    (d R)_k, which the choice of d_k alone brings to nearly nothing once the columns before it are
+    chosen. That is GPTQ's result without the inverse of H (QuIP, arXiv:2307.13304, theorem 6).
+    """
+    backwards = order[:, ::-1]
+    turned = np.take_along_axis(moments, backwards[:, :, np.newaxis], 1)
+    turned = np.take_along_axis(turned, backwards[:, np.newaxis, :], 2)
+    upper = np.linalg.cholesky(turned)[:, ::-1, ::-1]
+    return np.asarray(upper / np.diagonal(upper, axis1=1, axis2=2)[:, np.newaxis, :])
 
 
 def refine(
@@ -168,19 +184,28 @@ def refine(
         is_shared: One scale for all rows, given as equal values.
     """
     damp = damped(moments)
-    codes = codes.copy()
+    order = np.argsort(-np.diagonal(damp, axis1=1, axis2=2).mean(axis=0), kind="stable")
+    damp, exact = damp[:, order[:, np.newaxis], order], weights[..., order].transpose(0, 2, 1)
+    found = codes[..., order].transpose(0, 2, 1)
+    wanted = damp @ exact
     for _ in range(_SWEEPS):
-        scale = _suited(codes, weights, scale, damp, is_shared=is_shared)
-        _sweep(codes, weights, scale, damp, code_set)
-    return codes, scale
+        product = damp @ found
+        scale = _suited(found, exact, scale, product, is_shared=is_shared)
+        found = _swept(found, wanted - product * scale[:, np.newaxis], scale, damp, code_set)
+    result = np.empty_like(codes)
+    result[..., order] = found.transpose(0, 2, 1)
+    return result, scale
 
 
 def _suited(
-    codes: NDArray[np.int8], weights: Doubles, scale: Doubles, damp: Doubles, *, is_shared: bool
+    codes: NDArray[np.int8], weights: Doubles, scale: Doubles, product: Doubles, *, is_shared: bool
 ) -> Doubles:
-    """The scales of least error for these codes, as float32 holds them."""
-    product = codes.astype(np.float64) @ damp
-    aligned, energy = np.sum(product * weights, axis=-1), np.sum(product * codes, axis=-1)
+    """The scales of least error for these codes, as float32 holds them.
+
+    Args:
+        codes, weights, product: (groups, columns, rows); the product is that of H and the codes.
+    """
+    aligned, energy = np.sum(product * weights, axis=1), np.sum(product * codes, axis=1)
     if is_shared:
         aligned, energy = np.full_like(aligned, aligned.sum()), np.full_like(energy, energy.sum())
     is_usable = (aligned > 0) & (energy > 0)
@@ -188,15 +213,27 @@ def _suited(
     return suited.astype(np.float32).astype(np.float64)
 
 
-def _sweep(
-    codes: NDArray[np.int8], weights: Doubles, scale: Doubles, damp: Doubles, code_set: CodeSet
-) -> None:
-    """Choose each column of ``codes`` anew, given the others."""
-    slope = (weights - codes * scale[..., np.newaxis]) @ damp
+def _swept(
+    codes: NDArray[np.int8], slope: Doubles, scale: Doubles, damp: Doubles, code_set: CodeSet
+) -> NDArray[np.int8]:
+    """Each column chosen anew, given the others; those of a block see one another at once.
+
+    Args:
+        codes: (groups, columns, rows).
+        slope: H times the errors of these codes, the same shape; is used up.
+    """
+    codes = codes.copy()
     own = np.diagonal(damp, axis1=1, axis2=2)
-    for column in np.argsort(-own.mean(axis=0), kind="stable"):
-        best = codes[..., column] * scale + slope[..., column] / own[:, column, np.newaxis]
-        chosen = nearest(best, scale, code_set)
-        change = (chosen.astype(np.float64) - codes[..., column]) * scale
-        slope -= change[..., np.newaxis] * damp[:, np.newaxis, column]
-        codes[..., column] = chosen
+    count = codes.shape[1]
+    for begin in range(0, count, _BLOCK):
+        end = min(begin + _BLOCK, count)
+        changes = np.empty((len(codes), end - begin, codes.shape[2]))
+        for column in range(begin, end):
+            best = codes[:, column] * scale + slope[:, column] / own[:, column, np.newaxis]
+            chosen = nearest(best, scale, code_set)
+            change = (chosen.astype(np.float64) - codes[:, column]) * scale
+            later = damp[:, column, column + 1 : end, np.newaxis]
+            slope[:, column + 1 : end] -= later * change[:, np.newaxis]
+            changes[:, column - begin], codes[:, column] = change, chosen
+        slope[:, end:] -= damp[:, end:, begin:end] @ changes
+    return codes
