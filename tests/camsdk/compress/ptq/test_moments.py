@@ -9,7 +9,7 @@ from camsdk.compress.ptq.inputs import Inputs
 from camsdk.compress.ptq.moments import gather, unfold, window
 from camsdk.compress.sessions import Session
 
-from .networks import SHAPE, build, inputs
+from .networks import SHAPE, build, chain, inputs
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,27 @@ def test_unfolded_windows_times_weights_are_the_convolution(given: dict[str, obj
     power = np.einsum("gfk,gkl,gfl->gf", rows, moments.second, rows)
     # every place was taken, so this is exact too
     np.testing.assert_allclose(power.reshape(-1), (expected**2).mean(axis=(0, 2, 3)), rtol=1e-4)
+
+
+def test_many_rows_add_up_to_the_moments_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few are multiplied at a time; with a reference, of both models."""
+    model, changed = chain(), chain(seed=1)
+    layers = [layer for layer in list_layers(model) if layer.name in ("deep", "point", "last")]
+    found = []
+    for most in (1, 100_000):
+        monkeypatch.setattr("camsdk.compress.ptq.moments._ROWS_AT_A_TIME", most)
+        with Inputs(inputs(6), SHAPE) as given_inputs:
+            found.append(
+                gather(changed, layers, given_inputs, seed=0, with_second=True, reference=model)
+            )
+    with Inputs(inputs(6), SHAPE) as given_inputs:
+        own = gather(changed, layers, given_inputs, seed=0, with_second=True)
+    for layer in layers:
+        few, many = (moments[layer.name].about_means for moments in found)
+        assert few.second is not None
+        assert few.cross is not None
+        np.testing.assert_allclose(few.second, many.second, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(few.cross, many.cross, rtol=1e-4, atol=1e-5)
+        assert np.abs(few.cross - few.second).max() > 1e-2
+        assert own[layer.name].cross is None
+        np.testing.assert_allclose(own[layer.name].about_means.second, few.second, atol=1e-5)
