@@ -1,6 +1,8 @@
 """The options of ``camctl model compress``, and what they mean together."""
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -16,11 +18,16 @@ DEFAULT_BITS: Final = 8
 DEFAULT_EPOCHS: Final = 20.0
 DEFAULT_BATCH: Final = 4
 DEFAULT_RATE: Final = 5e-3
+DEFAULT_CALIBRATION: Final = 32
+DEFAULT_EVALUATION: Final = 50
+DEFAULT_IMPORTANCE: Final = "magnitude"
 _SEARCHED_BITS: Final = (2, 3, 4, 6, 8)
 _SEARCHED_SPARSITIES: Final = (0.0, 0.5, 0.75, 0.9)
 
 Codes = Literal["uniform", "power-of-two"]
 Rounding = Literal["nearest", "gptq"]
+RangeRule = Literal["extreme", "mean", "percentile", "mse"]
+Importance = Literal["magnitude", "taylor-1", "taylor-2"]
 
 DataOption = Annotated[
     str,
@@ -37,8 +44,9 @@ BitsOption = Annotated[
         "--bits",
         min=1,
         max=8,
-        help="Of the weights, one scale per filter. Default: 8; under --max-bytes what is best "
-        "for each layer.",
+        help="Of the weights, one scale per filter. Default: 8; under --max-bytes and --max-ms "
+        "what is best for each layer. Below 7, and without a budget, the first and the last layers "
+        "keep 7.",
     ),
 ]
 ActivationBitsOption = Annotated[
@@ -50,6 +58,15 @@ CodesOption = Annotated[
 RoundingOption = Annotated[
     Rounding,
     typer.Option("--rounding", help="gptq lets later weights mend the errors of earlier ones."),
+]
+RangeRuleOption = Annotated[
+    RangeRule | None,
+    typer.Option(
+        "--range-rule",
+        help="What range of values between layers is told apart: all that was seen; the mean of "
+        "each input's extremes; without the rarest values; or that of the least squared error. "
+        "By default what was best in trials, see docs/compression.md.",
+    ),
 ]
 SparsityOption = Annotated[
     float | None,
@@ -75,10 +92,10 @@ EpochsOption = Annotated[
     typer.Option(
         "--epochs",
         min=0,
-        help="How often to train on the frames of the first third; 0 rounds and prunes after "
-        "training. Default: 0 without data; with data "
-        f"{DEFAULT_EPOCHS:g} if weights have fewer than 4 bits, activations fewer than 8, or "
-        "anything is pruned, else 0.",
+        help="How often to train on the frames of the first third; 0 rounds and prunes without "
+        "training. Default: 0 without data or if the model cannot be trained; with data "
+        f"{DEFAULT_EPOCHS:g} if weights have fewer than 4 bits, activations fewer than 8, anything "
+        "is pruned, or there is a budget; else 0.",
     ),
 ]
 RateOption = Annotated[
@@ -86,10 +103,15 @@ RateOption = Annotated[
     typer.Option("--learning-rate", help=f"At its peak. Default: {DEFAULT_RATE:g}."),
 ]
 BatchOption = Annotated[
-    int, typer.Option("--batch-size", min=1, help="Frames of a step of the training.")
+    int | None,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        help=f"Frames of a step of the training. Default: {DEFAULT_BATCH}.",
+    ),
 ]
 DistillOption = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--distill-features",
         min=0.0,
@@ -99,10 +121,11 @@ DistillOption = Annotated[
     ),
 ]
 ImportanceOption = Annotated[
-    Literal["magnitude", "taylor-1", "taylor-2"],
+    Importance | None,
     typer.Option(
         "--importance",
-        help="Which filters a training removes: the smallest, or by gradients.",
+        help="Which filters a training removes: the smallest, or by gradients. "
+        f"Default: {DEFAULT_IMPORTANCE}.",
     ),
 ]
 MaxBytesOption = Annotated[
@@ -123,7 +146,7 @@ MaxMsOption = Annotated[
         "--max-ms",
         min=0,
         help="Budget: milliseconds of all layers on --device, by its --profile or as measured on "
-        "this machine.",
+        "this machine, once for each model.",
     ),
 ]
 ProfileOption = Annotated[
@@ -141,33 +164,61 @@ WorkOption = Annotated[
         "--work",
         metavar="FOLDER",
         help="Where a training keeps its checkpoint, from which the same command goes on after "
-        "Ctrl-C or a kill. Default: in the user's cache.",
+        "Ctrl-C or a kill, and --max-ms its measured times. Default: in the user's cache.",
     ),
 ]
 
 
-@dataclass(frozen=True)
+_PRECONDITIONS: Final[Mapping[str, str]] = {
+    "learning_rate": "training",
+    "batch_size": "training",
+    "distill_features": "training",
+    "importance": "filters",
+    "calibration": "data",
+    "evaluation": "data",
+    "profile": "time",
+    "work": "training or time",
+}
+"""By option, what it would have no effect without."""
+_LACKING: Final[Mapping[str, tuple[str, str]]] = {
+    "training": ("nothing is trained", "give --data and --epochs above 0"),
+    "filters": ("no filters are removed", "give --granularity filter and a --sparsity"),
+    "data": ("there is no data", "give --data"),
+    "time": ("there is no budget of time", "give --max-ms"),
+    "training or time": (
+        "there is neither a training nor a budget of time",
+        "give --data and --epochs above 0, or --max-ms without a --profile",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Wishes:
     """The options that decide about one another, as given; None where not."""
 
     has_data: bool
     is_trainable: bool
     hardware: tuple[str, ...]
-    bits: int | None
-    activation_bits: int
-    codes: Codes
-    rounding: Rounding
-    float_layers: tuple[str, ...]
-    sparsity: float | None
-    granularity: str
-    importance: Literal["magnitude", "taylor-1", "taylor-2"]
-    epochs: float | None
-    learning_rate: float | None
-    batch_size: int
-    distill_features: float
-    max_bytes: int | None
-    max_macs: float | None
-    max_ms: float | None
+    bits: int | None = None
+    activation_bits: int = 8
+    codes: Codes = "uniform"
+    rounding: Rounding = "gptq"
+    range_rule: RangeRule | None = None
+    float_layers: tuple[str, ...] = ()
+    sparsity: float | None = None
+    granularity: str = "element"
+    importance: Importance | None = None
+    epochs: float | None = None
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    distill_features: float | None = None
+    max_bytes: int | None = None
+    max_macs: float | None = None
+    max_ms: float | None = None
+    profile: Path | None = None
+    work: Path | None = None
+    calibration: int | None = None
+    evaluation: int | None = None
 
     def as_options(self) -> "CompressOptions":
         """What ``compressing.compress`` takes.
@@ -180,6 +231,7 @@ class Wishes:
             CodeSet,
             CompressOptions,
             DistillOptions,
+            Filter,
             LayerOptions,
             PruneOptions,
             QuantizeOptions,
@@ -190,24 +242,47 @@ class Wishes:
         width = self._stored(DEFAULT_BITS if self.bits is None else self.bits)
         quantize = QuantizeOptions(
             WeightOptions(CodeSet(width, self.codes)),
-            ActivationOptions(self.activation_bits),
+            ActivationOptions(
+                self.activation_bits, self.range_rule or ActivationOptions().range_rule
+            ),
             layers={layer: LayerOptions(None, None) for layer in self.float_layers},
             rounding=self.rounding,
         )
         granularity = parse_granularity(self.granularity)
+        is_filter = isinstance(granularity, Filter)
         sparsity, budget = self._sparsity(granularity), self._budget()
         prune = None
         if sparsity or budget is not None:
-            prune = PruneOptions(sparsity, granularity, self.importance)
+            importance = self.importance or DEFAULT_IMPORTANCE
+            prune = PruneOptions(sparsity, granularity, importance)
         epochs = self._epochs(sparsity)
+        self._check_effects(is_training=epochs > 0, has_filters=sparsity > 0 and is_filter)
         if not epochs:
             return CompressOptions(quantize, prune, budget=budget)
         distill = None
         if self.distill_features:
             distill = DistillOptions(logits=0.0, features=self.distill_features)
         rate = DEFAULT_RATE if self.learning_rate is None else self.learning_rate
-        train = TrainOptions(epochs, self.batch_size, rate)
+        train = TrainOptions(epochs, self.batch_size or DEFAULT_BATCH, rate)
         return CompressOptions(quantize, prune, distill, train, budget)
+
+    def _check_effects(self, *, is_training: bool, has_filters: bool) -> None:
+        """An option that would change nothing is refused rather than ignored."""
+        is_measured = self.max_ms is not None and self.profile is None
+        holds = {
+            "training": is_training,
+            "filters": has_filters,
+            "data": self.has_data,
+            "time": self.max_ms is not None,
+            "training or time": is_training or is_measured,
+        }
+        for name, precondition in _PRECONDITIONS.items():
+            if getattr(self, name) is not None and not holds[precondition]:
+                lacking, hint = _LACKING[precondition]
+                option = "--" + name.replace("_", "-")
+                raise InvalidInput(
+                    f"{option} would have no effect: {lacking}", f"leave it out, or {hint}"
+                )
 
     def _stored(self, bits: int) -> int:
         from camsdk.compress.compressing import storage_bits
@@ -219,7 +294,7 @@ class Wishes:
 
         if isinstance(granularity, NOfM):
             share = 1 - granularity.n / granularity.m
-            if self.sparsity is not None and self.sparsity != share:
+            if self.sparsity is not None and not math.isclose(self.sparsity, share, abs_tol=1e-3):
                 raise InvalidInput(
                     f"{self.granularity} leaves {granularity.n} of {granularity.m} weights, which "
                     f"is a sparsity of {share:g}, not {self.sparsity:g}",
@@ -242,15 +317,8 @@ class Wishes:
             or self._budget() is not None
         )
         if self.epochs is not None:
-            epochs = self.epochs
-        else:
-            epochs = DEFAULT_EPOCHS if self.has_data and self.is_trainable and is_hard else 0.0
-        if not epochs and (self.learning_rate is not None or self.distill_features):
-            raise InvalidInput(
-                "--learning-rate and --distill-features are of a training, and nothing is trained",
-                "give --data and --epochs above 0",
-            )
-        return epochs
+            return self.epochs
+        return DEFAULT_EPOCHS if self.has_data and self.is_trainable and is_hard else 0.0
 
     def _budget(self) -> "Budget | None":
         from camsdk.compress.options import Budget

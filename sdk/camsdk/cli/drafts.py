@@ -1,5 +1,6 @@
 """What the commands around model files share: reading and writing drafts, progress, results."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,11 +43,50 @@ def read_draft(path: Path) -> "Draft":
     return Draft(contents.manifest, contents.members)
 
 
+def check_writable(path: Path, option: str) -> None:
+    """Whether a file could be written there, before minutes of work are spent.
+
+    Raises:
+        InvalidInput: There is no such folder, or it or the file may not be written to.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InvalidInput(
+            f"there is no folder {folder}", f"make it first, or name another with {option}"
+        )
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        why = "it is a folder" if path.is_dir() else "permission denied"
+        raise InvalidInput(f"{path} cannot be written: {why}", f"name another place with {option}")
+
+
+def check_distinct(written: Mapping[str, Path], read: Mapping[str, Path]) -> None:
+    """That no file is written over another of the same command.
+
+    Args:
+        written, read: Paths by what they hold.
+
+    Raises:
+        InvalidInput: Two are the same file.
+    """
+    taken = {path.resolve(): what for what, path in read.items()}
+    for what, path in written.items():
+        if (other := taken.setdefault(path.resolve(), what)) != what:
+            raise InvalidInput(
+                f"{other} and {what} are the same file, {path}",
+                "give --out a name that ends in .cam and --report one that ends in .html",
+            )
+
+
+def draft_path(out: Path | None, name: str, version: int) -> Path:
+    """``out``, or an artifact's own name in this folder."""
+    return out or Path(f"{name}-{version}.cam")
+
+
 def write_draft(draft: "Draft", out: Path | None) -> Path:
     """As a draft, to ``out`` or to its own name in this folder."""
     from camsdk.artifact.bundle import pack
 
-    path = out or Path(f"{draft.manifest.name}-{draft.manifest.version}.cam")
+    path = draft_path(out, draft.manifest.name, draft.manifest.version)
     try:
         path.write_bytes(pack(draft.manifest, draft.members, None))
     except OSError as error:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from camsdk.cli.drafts import NameOption, OutOption, report, shown, write_draft
+from camsdk.cli.drafts import NameOption, OutOption, check_writable, report, shown, write_draft
 from camsdk.cli.model_import import Wishes, make_import_draft, parse_numbers, parse_shapes
 from camsdk.cli.output import Output
 from camsdk.cli.profile import JsonOption
@@ -139,7 +139,8 @@ def import_model(
     """Imports a model of another framework as a float artifact, or as ONNX (-o FILE.onnx)."""
     output = Output(is_json=is_json)
     wishes = _wishes(description, classes, size, decoder, mean, std, color, layout)
-    _check_writable(out)
+    if out is not None:
+        check_writable(out, "--out")
     if model == KNOWN:
         _check_known(framework, inputs, outputs, wishes)
         _import_known(graph, weights, size or "416x320", name, version, out, output)
@@ -181,12 +182,6 @@ def _check_known(
             f"{KNOWN} brings its own description",
             "name the model's file before these options, or give --input-size alone",
         )
-
-
-def _check_writable(out: Path | None) -> None:
-    """Before minutes of work are spent."""
-    if out is not None and not out.absolute().parent.is_dir():
-        raise InvalidInput(f"there is no folder {out.absolute().parent}", "make it first")
 
 
 def _import_known(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from camsdk.cli.compress_options import (
-    DEFAULT_BATCH,
+    DEFAULT_CALIBRATION,
+    DEFAULT_EVALUATION,
     ActivationBitsOption,
     BatchOption,
     BitsOption,
@@ -20,6 +21,7 @@ from camsdk.cli.compress_options import (
     MaxMacsOption,
     MaxMsOption,
     ProfileOption,
+    RangeRuleOption,
     RateOption,
     RoundingOption,
     SparsityOption,
@@ -31,6 +33,9 @@ from camsdk.cli.drafts import (
     NameOption,
     OutOption,
     bar,
+    check_distinct,
+    check_writable,
+    draft_path,
     read_draft,
     report,
     shown,
@@ -57,13 +62,21 @@ VersionOption = Annotated[
     ),
 ]
 CalibrationOption = Annotated[
-    int,
+    int | None,
     typer.Option(
-        "--calibration", min=1, help="Frames to calibrate and train on, from the first third."
+        "--calibration",
+        min=1,
+        help="Frames to calibrate and train on, from the first third. "
+        f"Default: {DEFAULT_CALIBRATION}.",
     ),
 ]
 EvaluationOption = Annotated[
-    int, typer.Option("--evaluation", min=1, help="Frames to evaluate on, from the second half.")
+    int | None,
+    typer.Option(
+        "--evaluation",
+        min=1,
+        help=f"Frames to evaluate on, from the second half. Default: {DEFAULT_EVALUATION}.",
+    ),
 ]
 
 
@@ -80,17 +93,18 @@ def compress(
     activation_bits: ActivationBitsOption = 8,
     codes: CodesOption = "uniform",
     rounding: RoundingOption = "gptq",
+    range_rule: RangeRuleOption = None,
     float_layers: Annotated[
         list[str] | None,
         typer.Option("--keep-float", metavar="LAYER", help="Leave in float; may be repeated."),
     ] = None,
     sparsity: SparsityOption = None,
     granularity: GranularityOption = "element",
-    importance: ImportanceOption = "magnitude",
+    importance: ImportanceOption = None,
     epochs: EpochsOption = None,
     learning_rate: RateOption = None,
-    batch_size: BatchOption = DEFAULT_BATCH,
-    distill_features: DistillOption = 0.0,
+    batch_size: BatchOption = None,
+    distill_features: DistillOption = None,
     max_bytes: MaxBytesOption = None,
     max_macs: MaxMacsOption = None,
     max_ms: MaxMsOption = None,
@@ -104,8 +118,8 @@ def compress(
             "x86 among them makes the codes 7 bits wide: the same integers on every processor.",
         ),
     ] = None,
-    calibration: CalibrationOption = 32,
-    evaluation: EvaluationOption = 50,
+    calibration: CalibrationOption = None,
+    evaluation: EvaluationOption = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")] = 0,
     work: WorkOption = None,
     html: Annotated[
@@ -131,15 +145,29 @@ def compress(
     from camsdk.compress.clips import split_clip
     from camsdk.compress.packaging import CPU_HARDWARE
 
-    draft, footage = read_draft(source), _footage(data)
+    draft = read_draft(source)
+    name = name or draft.manifest.name.removesuffix("-fp32")
+    version = version or draft.manifest.version + 1
+    path = draft_path(out, name, version)
+    page = html or path.with_suffix(".html")
+    _check_places(path, page, source, profile)
+    footage = _footage(data)
     split = None
     if footage is not None:
-        split = split_clip(len(footage), calibration=calibration, evaluation=evaluation)
+        split = split_clip(
+            len(footage),
+            calibration=calibration or DEFAULT_CALIBRATION,
+            evaluation=evaluation or DEFAULT_EVALUATION,
+        )
     hardware = tuple(sorted(set(devices or CPU_HARDWARE)))
     wishes = Wishes(
-        footage is not None, compressing.can_train(draft), hardware, bits, activation_bits, codes,
-        rounding, tuple(float_layers or ()), sparsity, granularity, importance, epochs,
-        learning_rate, batch_size, distill_features, max_bytes, max_macs, max_ms,
+        has_data=footage is not None, is_trainable=compressing.can_train(draft),
+        hardware=hardware, bits=bits, activation_bits=activation_bits, codes=codes,
+        rounding=rounding, range_rule=range_rule, float_layers=tuple(float_layers or ()),
+        sparsity=sparsity, granularity=granularity, importance=importance, epochs=epochs,
+        learning_rate=learning_rate, batch_size=batch_size, distill_features=distill_features,
+        max_bytes=max_bytes, max_macs=max_macs, max_ms=max_ms, profile=profile, work=work,
+        calibration=calibration, evaluation=evaluation,
     )  # fmt: skip
     options = wishes.as_options()
     compressing.check_options(draft, footage, options)
@@ -154,7 +182,7 @@ def compress(
                 draft,
                 footage,
                 options,
-                name=name or draft.manifest.name.removesuffix("-fp32"),
+                name=name,
                 version=version,
                 hardware=hardware,
                 split=split,
@@ -167,8 +195,8 @@ def compress(
             if folder is not None:
                 output.note(f"the same command goes on from what is kept in {folder}")
             raise
-    path = write_draft(made.draft, out)
-    page = _write_report(made, html or path.with_suffix(".html"))
+    write_draft(made.draft, path)
+    _write_report(made, page)
     for checkpoint in made.checkpoints:
         checkpoint.unlink(missing_ok=True)
     report(output, made.draft, path, {"report": str(page), **_facts(made)})
@@ -194,7 +222,7 @@ def evaluate(
             "--data", exists=True, help="A recording, or a folder of pictures and recordings."
         ),
     ],
-    evaluation: EvaluationOption = 50,
+    evaluation: EvaluationOption = None,
     is_json: JsonOption = False,
 ) -> None:
     """Measures how far one artifact agrees with another, and what each costs."""
@@ -203,7 +231,8 @@ def evaluate(
     from camsdk.compress.footage import open_footage
 
     draft, truth, footage = read_draft(candidate), read_draft(reference), open_footage(data)
-    split = split_clip(len(footage), calibration=0, evaluation=evaluation)
+    count = evaluation or DEFAULT_EVALUATION
+    split = split_clip(len(footage), calibration=0, evaluation=count)
     output = Output(is_json=is_json)
     with bar(output, "evaluating") as on_progress:
         agreement = agreements.evaluate(
@@ -211,7 +240,7 @@ def evaluate(
             draft,
             footage,
             split.evaluation,
-            on_frame=lambda done: on_progress(done, evaluation),
+            on_frame=lambda done: on_progress(done, count),
         )
     figures = _figures(agreement, truth, draft)
     if is_json:
@@ -247,7 +276,18 @@ def _work_folder(named: Path | None) -> Path:
     return folder
 
 
-def _write_report(made: "Compressed", page: Path) -> Path:
+def _check_places(path: Path, page: Path, source: Path, profile: Path | None) -> None:
+    """Before any work: what is written can be, and goes over nothing else of the same command."""
+    check_writable(path, "--out")
+    check_writable(page, "--report")
+    written = {"the artifact": path, "the report": page}
+    read = {"the source": source} | ({} if profile is None else {"the profile": profile})
+    facts = {"the report's facts": page.with_suffix(".json")}
+    check_distinct(written | facts, read)
+    check_writable(facts["the report's facts"], "--report")
+
+
+def _write_report(made: "Compressed", page: Path) -> None:
     from camsdk.compress.report.page import to_html
 
     try:
@@ -257,7 +297,6 @@ def _write_report(made: "Compressed", page: Path) -> Path:
         raise InvalidInput(
             f"{page} cannot be written: {error.strerror}", "name another place with --report"
         ) from error
-    return page
 
 
 def _facts(made: "Compressed") -> dict[str, Any]:

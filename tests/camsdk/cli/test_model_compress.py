@@ -11,8 +11,9 @@ import pytest
 from camsdk.artifact.bundle import pack, read_unverified
 from camsdk.cli.compress_options import DEFAULT_EPOCHS, Wishes
 from camsdk.compress import compressing, engines, evaluate
-from camsdk.compress.options import Block, CodeSet, Filter, NOfM
+from camsdk.compress.options import ActivationOptions, Block, CodeSet, Filter, NOfM
 from camsdk.compress.report import probes
+from camsdk.errors import InvalidInput
 from support.artifacts import make_bundle
 from support.clips import scene, write_video
 from support.small_detector import small_detector
@@ -44,6 +45,63 @@ def yard(tmp_path: Path) -> Path:
     return write_video(tmp_path / "yard.avi", scene(160, 96, 24))
 
 
+def test_a_profile_without_a_budget_of_time_is_refused(
+    camctl: "Camctl", small: Path, tmp_path: Path
+) -> None:
+    profile = tmp_path / "device.yaml"
+    profile.write_text("{device: npu, provenance: model}")
+    error = camctl("model", "compress", small, "--profile", profile, "--json").json["error"]
+    assert error["message"] == "--profile would have no effect: there is no budget of time"
+    assert "--max-ms" in error["hint"]
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        ("-o", "x.json"),
+        ("-o", "x.html"),
+        ("-o", "x.cam", "--report", "x.cam"),
+        ("--report", "x.json"),
+        ("-o", "small.cam"),
+        ("-o", "./x.cam", "--report", "folder/../x.cam"),
+        ("--report", "small.cam"),
+    ],
+)
+def test_no_file_of_a_command_is_written_over_another(
+    camctl: "Camctl",
+    small: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    places: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(compressing, "compress", lambda *_, **__: pytest.fail("work was begun"))
+    before = small.read_bytes()
+    error = camctl("model", "compress", small, *places, "--json").json["error"]
+    assert error["reason"] == "invalid-input"
+    assert "are the same file" in error["message"]
+    assert ".html" in error["hint"]
+    assert small.read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["--out", "--report"])
+@pytest.mark.parametrize("place", ["gone/x.y", "folder"])
+def test_what_cannot_be_written_is_refused_before_any_work(
+    camctl: "Camctl",
+    small: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    place: str,
+) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(compressing, "compress", lambda *_, **__: pytest.fail("work was begun"))
+    outcome = camctl("model", "compress", small, option, tmp_path / place, "--json")
+    assert outcome.json["error"]["reason"] == "invalid-input"
+    assert option in outcome.json["error"]["hint"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
@@ -57,6 +115,10 @@ def yard(tmp_path: Path) -> Path:
         ("--max-bytes 9", "9 bytes cannot be reached", "smallest budget"),
         ("--data none --epochs 2", "no data to train on", "set epochs to 0"),
         ("--learning-rate 0.1", "nothing is trained", "--epochs"),
+        ("--batch-size 2", "--batch-size would have no effect", "--epochs"),
+        ("--work kept", "neither a training nor a budget of time", "--max-ms"),
+        ("--calibration 4", "--calibration would have no effect: there is no data", "--data"),
+        ("--importance taylor-1 --sparsity 0.5", "no filters are removed", "--granularity filter"),
     ],
 )
 def test_options_that_do_not_go_together_say_what_does(
@@ -146,12 +208,7 @@ def test_an_interrupted_training_says_how_to_go_on(
     assert "goes on from" not in outcome.err
 
 
-WISHES = Wishes(
-    has_data=True, is_trainable=True, hardware=("cpu-x86_64",), bits=None, activation_bits=8,
-    codes="uniform", rounding="gptq", float_layers=(), sparsity=None, granularity="element",
-    importance="magnitude", epochs=None, learning_rate=None, batch_size=4, distill_features=0.0,
-    max_bytes=None, max_macs=None, max_ms=None,
-)  # fmt: skip
+WISHES = Wishes(has_data=True, is_trainable=True, hardware=("cpu-x86_64",))
 
 
 def test_what_is_hard_is_trained_by_default_where_there_is_data() -> None:
@@ -192,6 +249,21 @@ def test_what_is_given_is_fixed_under_a_budget_and_the_rest_is_found() -> None:
     time = replace(WISHES, max_ms=2.5).as_options().budget
     assert time is not None
     assert (time.kind, time.limit, time.device) == ("latency", 2.5, "cpu-x86_64")
+
+
+def test_a_share_that_rounds_to_that_of_a_pattern_is_its_share() -> None:
+    prune = replace(WISHES, granularity="1:3", sparsity=0.666667).as_options().prune
+    assert prune is not None
+    assert prune.sparsity == 1 - 1 / 3
+    with pytest.raises(InvalidInput, match=r"not 0\.66"):
+        replace(WISHES, granularity="1:3", sparsity=0.66).as_options()
+
+
+def test_the_rule_of_ranges_may_be_named() -> None:
+    for rule, expected in ((None, ActivationOptions().range_rule), ("mse", "mse")):
+        quantize = replace(WISHES, range_rule=rule).as_options().quantize
+        assert quantize is not None
+        assert quantize.activations.range_rule == expected
 
 
 def test_granularities_have_names() -> None:
