@@ -38,6 +38,9 @@ _TYPED_FIELDS: Final = {4: "<f4", 5: "<i4", 7: "<i8", 10: "<f8", 11: "<u8"}
 """Of TensorProto: data that is not raw, by field number."""
 
 
+_MAX_RANK: Final = 32
+
+
 @dataclass(frozen=True)
 class TensorSpan:
     """A constant tensor of the file whose data is raw bytes.
@@ -177,6 +180,8 @@ def _read_attribute(data: memoryview) -> tuple[str, Attribute]:
         case 3:
             return name, _text(values.get(4, [memoryview(b"")])[-1])
         case 4:
+            if 5 not in values:
+                raise DataCorrupted(f"the attribute {name} is to be a tensor and has none")
             return name, _read_tensor(as_message(values[5][-1]))[1]
         case 6:
             return name, _floats(values.get(7, []))
@@ -198,7 +203,7 @@ def _read_tensor(data: memoryview) -> tuple[str, Array]:
         elif number == 8:
             name = _text(value)
         elif number == 9:
-            content = np.frombuffer(as_message(value), _dtype(kind))
+            content = _raw(as_message(value), _dtype(kind))
         elif number in _TYPED_FIELDS:
             content = _typed(number, value, content)
     if content is None:
@@ -207,16 +212,23 @@ def _read_tensor(data: memoryview) -> tuple[str, Array]:
         # Small types travel as int32, half floats as their bits.
         is_half = kind == 10
         content = content.astype("<u2").view("<f2") if is_half else content.astype(_dtype(kind))
-    if math.prod(shape) != content.size:
+    if len(shape) > _MAX_RANK or min(shape, default=0) < 0 or math.prod(shape) != content.size:
         raise DataCorrupted(f"the tensor {name} has {content.size} values for the shape {shape}")
     return name, content.reshape(shape)
+
+
+def _raw(data: memoryview, dtype: str) -> Array:
+    if len(data) % np.dtype(dtype).itemsize:
+        raise DataCorrupted(f"{len(data)} bytes are no whole number of values of type {dtype}")
+    content: Array = np.frombuffer(data, dtype)
+    return content
 
 
 def _typed(number: int, value: int | memoryview, before: Array | None) -> Array:
     """Values of a repeated field, packed or not, after those that came before."""
     dtype = _TYPED_FIELDS[number]
     if number in (4, 10):
-        content = np.frombuffer(as_message(value), dtype)
+        content = _raw(as_message(value), dtype)
     else:
         content = np.array(_integers([value]), np.int64).astype(dtype)
     return content if before is None else np.concatenate([before, content])

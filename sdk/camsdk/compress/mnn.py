@@ -49,14 +49,14 @@ class MnnOptions:
             codes of as many bits times a scale a filter (``codes.CodedTensor``) stay as they are
             in every filter that uses its largest code, since MNN takes the scale from the largest
             weight. Weights that were never quantized fare a little better without.
-        maxrelative_error: Of any output against onnxruntime, L2 norm over L2 norm; None takes
+        max_relative_error: Of any output against onnxruntime, L2 norm over L2 norm; None takes
             ``ERROR_BY_BITS``.
     """
 
     weight_bits: int | None = DEFAULT_BITS
     block_size: int | None = None
     is_symmetric: bool = True
-    maxrelative_error: float | None = None
+    max_relative_error: float | None = None
 
     def __post_init__(self) -> None:
         if self.weight_bits is not None and self.weight_bits not in ERROR_BY_BITS:
@@ -107,7 +107,7 @@ def export_mnn(
         float_error = work.compare(exact, FLOAT_ERROR)
         if options.weight_bits is None:
             return MnnExport(exact.read_bytes(), float_error, float_error)
-        limit = options.maxrelative_error or ERROR_BY_BITS[options.weight_bits]
+        limit = options.max_relative_error or ERROR_BY_BITS[options.weight_bits]
         small = work.convert("quantized.mnn", _arguments(options))
         error = work.compare(small, limit)
         return MnnExport(small.read_bytes(), error, float_error)

@@ -110,3 +110,18 @@ def test_damage_is_an_error_of_ours_or_read_as_something_else(data: st.DataObjec
         locate_initializers(bytes(content))
     except (DataCorrupted, InvalidInput):
         return
+
+
+def test_a_tensor_of_broken_bytes_or_sizes_is_refused() -> None:
+    half = numpy_helper.from_array(np.ones(4, np.float32), "w")
+    half.raw_data = half.raw_data[:-1]
+    with pytest.raises(DataCorrupted, match="15 bytes"):
+        read_graph(with_tensors([half]))
+    negative = numpy_helper.from_array(np.ones(4, np.float32), "w")
+    negative.dims[:] = [-2, -2]
+    with pytest.raises(DataCorrupted, match="4 values"):
+        read_graph(with_tensors([negative]))
+    deep = numpy_helper.from_array(np.ones(1, np.float32), "w")
+    deep.dims[:] = [1] * 65
+    with pytest.raises(DataCorrupted, match="1 values"):
+        read_graph(with_tensors([deep]))

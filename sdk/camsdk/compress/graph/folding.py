@@ -244,10 +244,10 @@ def scaled(coded: CodedTensor, factor: Doubles) -> CodedTensor:
     Args:
         factor: float64 (filters,). Codes keep their size; where it is 0 they are 0.
     """
-    if coded.scale.ndim == 0 and np.all(factor == factor[0]) and factor[0] > 0:
-        return CodedTensor(
-            coded.codes, np.array(coded.scale * factor[0], np.float32), coded.code_set
-        )
+    if coded.scale.ndim == 0 and np.all(factor == factor[0]):
+        whole = np.array(coded.scale * factor[0], np.float32)
+        if whole >= _SMALLEST:
+            return CodedTensor(coded.codes, whole, coded.code_set)
     scale = (coded.scale * np.abs(factor)).astype(np.float32)
     # A factor so small that the scale is no normal number is as good as 0.
     signs = np.where(scale < _SMALLEST, 0, np.sign(factor)).astype(np.int8)

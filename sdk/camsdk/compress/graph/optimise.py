@@ -99,7 +99,7 @@ def optimise(
     """
     source = _named(model)
     before = _cost(source)
-    slim = _slimmed(source)
+    slim = _slimmed(_without_dropout(source))
     for _ in range(_MAX_ROUNDS):
         count = len(slim.graph.node)
         folded = fold(cancel_transposes(slim), keep_batchnorm=keep_batchnorm).model
@@ -147,6 +147,19 @@ def _name_nodes(model: onnx.ModelProto) -> None:
         node.name = name
         taken.add(name)
         seen.add(name)
+
+
+def _without_dropout(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which dropout is an Identity; onnxslim leaves the one that makes an output."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for node in result.graph.node:
+        # A third input may switch it on; a second output tells which values it took away.
+        if node.op_type == "Dropout" and len(node.input) < 3 and len(node.output) == 1:
+            node.op_type = "Identity"
+            del node.input[1:]
+            del node.attribute[:]
+    return result
 
 
 def _slimmed(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import onnx
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -12,6 +12,7 @@ from camsdk.compress.options import CodeSet
 from camsdk.compress.sessions import Session
 
 
+@example(factor=[2.5e-110] * 4, bits=1, is_per_tensor=True, seed=0)
 @given(
     factor=st.lists(st.floats(-3, 3), min_size=4, max_size=4),
     bits=st.integers(1, 8),

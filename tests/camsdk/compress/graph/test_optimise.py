@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -162,6 +162,7 @@ def _network(*steps: str) -> onnx.ModelProto:
     return network.model()
 
 
+@example(0, ["dropout"], False)
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from(_STEPS), max_size=10), st.booleans())
 def test_random_networks_compute_the_same(
