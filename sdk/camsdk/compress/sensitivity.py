@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import onnx
@@ -24,7 +24,6 @@ from camsdk.compress.sparsity import find_masks
 from camsdk.errors import InvalidInput
 
 Floats = NDArray[np.float32]
-Metric = Literal["mse", "kl"]
 
 _BYTES_PER_SCALE: Final = 4
 _FLOAT_BYTES: Final = 4
@@ -73,7 +72,6 @@ def measure_sensitivity(
     choices: Sequence[LayerChoice] | Mapping[str, Sequence[LayerChoice]],
     calibration_inputs: Iterable[Floats],
     *,
-    metric: Metric = "mse",
     options: WeightOptions = WeightOptions(),  # noqa: B008 - a frozen value
     granularity: PruneGranularity = Element(),  # noqa: B008 - a frozen value
     on_progress: Callable[[float], None] | None = None,
@@ -85,9 +83,11 @@ def measure_sensitivity(
         layers: Those to measure.
         choices: The same for all layers, or by layer name.
         calibration_inputs: Real inputs, or synthetic ones; 16 to 64 are enough to rank layers.
-        metric: "mse", the mean over the outputs of the squared error over the output's power; or
-            "kl", the divergence of the softmax over the last axis of the first output.
         on_progress: Called with the share done.
+
+    Returns:
+        By layer name and choice; an error is the squared error over the output's power, mean over
+        the outputs.
 
     Raises:
         InvalidInput: There are no inputs, or they do not fit.
@@ -107,7 +107,7 @@ def measure_sensitivity(
             values, size = compress_weights(filters, choice, options, granularity)
             override = {layer.weight: layer.as_stored(values).astype(np.float32)}
             errors = [
-                _difference(session.run(tensor, override), right, metric)
+                _difference(session.run(tensor, override), right)
                 for tensor, right in zip(inputs, expected, strict=True)
             ]
             result[layer.name][choice] = Trial(float(np.mean(errors)), size)
@@ -220,21 +220,12 @@ def _with_open_weights(model: onnx.ModelProto, names: Sequence[str]) -> onnx.Mod
     return result
 
 
-def _difference(found: Sequence[Floats], expected: Sequence[Floats], metric: Metric) -> float:
-    if metric == "kl":
-        a, b = _log_softmax(expected[0]), _log_softmax(found[0])
-        return float((np.exp(a) * (a - b)).sum(axis=-1).mean())
+def _difference(found: Sequence[Floats], expected: Sequence[Floats]) -> float:
     errors = [
         np.square(f - e, dtype=np.float64).mean() / max(np.square(e).mean(), 1e-12)
         for f, e in zip(found, expected, strict=True)
     ]
     return float(np.mean(errors))
-
-
-def _log_softmax(logits: Floats) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
 
 
 def _entropy_bytes(counts: NDArray[np.int_]) -> float:

@@ -10,7 +10,8 @@ Invariants: the number of zeros is the target, exactly for elements and N:M, and
 filters the most that whole units allow; and no unit that stays is less important than one that
 goes, within the layer or, with one threshold for all, within the model. Only two rules override
 the ranking: N:M's own law, and that every layer keeps its best unit, since a layer of zeros cuts
-the network in two.
+the network in two. Where the inputs do not divide into N:M's groups, a layer stays dense and counts
+for nothing.
 """
 
 from collections.abc import Mapping
@@ -61,8 +62,7 @@ def find_masks(
     Args:
         importance: By layer, one finite number a weight, filters first, at least 2 dimensions.
         sparsity: Share of zeros, 0 to below 1; of all layers together, or by layer. N:M prunes
-            at least what its law demands; a first layer with one input has nothing to choose from
-            and stays dense.
+            at least what its law demands.
         granularity: What is pruned together.
         is_global: One threshold for all layers; without it, or with a sparsity by layer, each
             layer reaches the share by itself.
@@ -80,6 +80,7 @@ def find_masks(
     layers = {
         name: _rank(name, array, granularity, 1 if costs is None else costs[name])
         for name, array in importance.items()
+        if array.ndim < 2 or suits(array.shape, granularity)
     }
     if isinstance(sparsity, Mapping):
         groups = [({name: layers[name]}, sparsity.get(name, 0.0)) for name in layers]
@@ -95,7 +96,15 @@ def find_masks(
                 "give a sparsity from 0 to below 1 and a completeness of at least 0",
             )
         result |= _prune(group, share, completeness)
-    return {name: result[name] for name in importance}
+    return {
+        name: result[name] if name in result else np.ones(array.shape, np.bool_)
+        for name, array in importance.items()
+    }
+
+
+def suits(shape: tuple[int, ...], granularity: PruneGranularity) -> bool:
+    """Whether a layer can be pruned so: N:M needs its inputs, along axis 1, in whole groups."""
+    return not isinstance(granularity, NOfM) or shape[1] % granularity.m == 0
 
 
 def count_zeros(masks: Mapping[str, Mask]) -> int:
@@ -182,15 +191,12 @@ def _unit_shape(shape: tuple[int, ...], granularity: PruneGranularity) -> tuple[
 
 def _excess(score: NDArray[np.float64], pattern: NOfM) -> Mask:
     """Weights beyond the n best of each m neighbours along the inputs."""
-    filters, inputs, taps = score.shape
-    padding = -inputs % pattern.m
-    # The neighbours that a last, short group lacks count as already pruned.
-    padded = np.pad(score, ((0, 0), (0, padding), (0, 0)), constant_values=-np.inf)
-    groups = padded.reshape(filters, -1, pattern.m, taps)
+    filters, _, taps = score.shape
+    groups = score.reshape(filters, -1, pattern.m, taps)
     # Best first; of equals the later is the better, as everywhere.
     order = np.argsort(-groups[:, :, ::-1], axis=2, kind="stable")
     rank = np.argsort(order, axis=2)[:, :, ::-1]
-    return (rank >= pattern.n).reshape(padded.shape)[:, :inputs]
+    return (rank >= pattern.n).reshape(score.shape)
 
 
 def _prune(layers: Mapping[str, _Layer], share: float, completeness: float) -> dict[str, Mask]:

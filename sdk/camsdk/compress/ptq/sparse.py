@@ -6,6 +6,7 @@ SparseGPT, arXiv:2301.00774, eq. 3). The moving itself is ``rounding.round_gptq`
 which H is there anyway.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -20,7 +21,8 @@ from camsdk.compress.ptq.folding import weights_of
 from camsdk.compress.ptq.inputs import Inputs
 from camsdk.compress.ptq.moments import can_unfold, gather
 from camsdk.compress.ptq.rounding import Doubles, damped, fit_scale, round_gptq
-from camsdk.compress.sparsity import Mask, find_masks, measure_sparsity
+from camsdk.compress.sparsity import Mask, find_masks, measure_sparsity, suits
+from camsdk.errors import InvalidInput
 
 
 def losses(weights: Doubles, second: Doubles) -> Doubles:
@@ -44,8 +46,9 @@ def find_sparsities(
 ) -> dict[str, float]:
     """The sparsity of each layer, so that together they have that of the options.
 
-    One threshold for all layers, on what a weight adds to its layer's output as a share of that
-    output; without ``is_global``, and with N:M, every layer has the same sparsity.
+    Layers that are to stay dense, or do not suit the granularity, have none and do not count. One
+    threshold for all others, on what a weight adds to its layer's output as a share of that output;
+    without ``is_global``, and with N:M, each of them has the same sparsity.
 
     Args:
         model: In float.
@@ -54,21 +57,39 @@ def find_sparsities(
 
     Returns:
         By layer; those that cannot be unfolded have the sparsity of all.
+
+    Raises:
+        InvalidInput: There is no layer of a name in ``options.dense``.
     """
     stages = [list(stage) for stage in stages]
-    found = {layer.name: options.sparsity for stage in stages for layer in stage}
+    every = {layer.name: layer for stage in stages for layer in stage}
+    if unknown := sorted(set(options.dense) - every.keys()):
+        raise InvalidInput(
+            f"no such layer to keep dense: {', '.join(unknown)}",
+            f"those that can be pruned are {', '.join(every)}",
+        )
+    pruned = {
+        name: layer
+        for name, layer in every.items()
+        if name not in options.dense and suits(layer.shape, options.granularity)
+    }
+    found = dict.fromkeys(every, 0.0) | dict.fromkeys(pruned, options.sparsity)
     if not options.is_global or isinstance(options.granularity, NOfM):
         return found
     scores: dict[str, NDArray[np.float64]] = {}
     for stage in stages:
-        layers = [layer for layer in stage if can_unfold(layer)]
+        layers = [layer for layer in stage if layer.name in pruned and can_unfold(layer)]
         moments = gather(model, layers, inputs, seed=seed, with_second=True)
         weights = weights_of(model, tuple(layers))
         for layer in layers:
             second = moments[layer.name].second
             assert second is not None
             scores[layer.name] = share_of_output(weights[layer.name], second, layer)
-    masks = find_masks(scores, options.sparsity, options.granularity)
+    costs = None
+    if options.saves == "macs":
+        costs = {name: pruned[name].macs // math.prod(pruned[name].shape) for name in scores}
+        scores = {name: score / costs[name] for name, score in scores.items()}
+    masks = find_masks(scores, options.sparsity, options.granularity, costs=costs)
     return found | {name: measure_sparsity({name: mask}) for name, mask in masks.items()}
 
 

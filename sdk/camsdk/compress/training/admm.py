@@ -82,7 +82,8 @@ class AdmmMethod:
     Args:
         quantize: Codes of weights and activations by layer (qualified module name).
         prune: What becomes zero on the way; whole filters are to be removed beforehand. Or what is
-            zero already and stays: masks by layer, True where a weight stays, filters first.
+            zero already and stays: masks by layer, True where a weight stays, filters first; those of
+            layers that are not quantized here are not looked at.
         admm: Of the phase of ADMM.
         layer_sparsity: By layer, in place of the one for all; the others stay dense, as transposed
             convolutions do in any case.
@@ -158,6 +159,9 @@ class AdmmMethod:
         if isinstance(schedule, MaskSchedule):
             found = {n: of.parameter for n, of in self._layers.items() if not of.is_transposed}
             schedule.attach(found, len(example), uses)
+        elif schedule is not None:
+            known = {n: mask for n, mask in schedule.current.items() if n in self._layers}
+            self._schedule = FixedMasks(known)
         self._prune(0.0)
         for coded in self._layers.values():
             if coded.quantizer is not None and self._is_split:

@@ -12,7 +12,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Final, TypeVar
 
-import numpy as np
 import onnx
 import torch
 from torch import Tensor
@@ -21,14 +20,9 @@ from camsdk.artifact.manifest import Manifest
 from camsdk.compress.coded_model import CodedModel
 from camsdk.compress.graph.coded_weights import with_values
 from camsdk.compress.graph.layers import list_layers
-from camsdk.compress.options import (
-    CompressOptions,
-    Filter,
-    NOfM,
-    PruneOptions,
-    QuantizeOptions,
-)
+from camsdk.compress.options import CompressOptions, Filter, PruneOptions
 from camsdk.compress.ptq.edges import with_precise_edges
+from camsdk.compress.ptq.folding import prepare
 from camsdk.compress.training.admm import AdmmMethod
 from camsdk.compress.training.checkpoint import code_digest
 from camsdk.compress.training.folding import fold
@@ -41,9 +35,6 @@ from camsdk.errors import InvalidInput
 from camsdk.vision.frames import Frame
 
 SUFFIX: Final = ".camtrain"
-
-_AT_ONCE: Final = 1e-9
-"""Progress by which all that goes is gone."""
 
 _T = TypeVar("_T")
 
@@ -93,8 +84,9 @@ def learn_codes(
             training goes on from there, which is many epochs ahead of the nearest codes, and
             weights that are gone stay away: of a detector that begins as its teacher, gradients
             say nothing about weights, and pruning it step by step from there lost everything.
-        options: With ``quantize`` and ``train``; ``prune`` of anything but filters.
-        layer_sparsity: By layer name; else that of the rounded model.
+        options: With ``quantize`` and ``train``; ``prune`` of anything but filters. Weights are
+            gone where they were pruned before: what is zero then stays zero.
+        layer_sparsity: By layer name; in those that are missing nothing was pruned.
 
     Raises:
         InvalidInput: As ``trainer.train``; a layer that does not exist; no head to imitate.
@@ -106,16 +98,12 @@ def learn_codes(
     options = replace(options, quantize=with_precise_edges(rounded.model, options.quantize))
     assert options.quantize is not None
     twin = to_torch(_with_codes(rounded, options))
-    prune = options.prune
-    if prune is not None:
-        prune = replace(prune, begin=0.0, end=_AT_ONCE)
-        layer_sparsity = layer_sparsity or _sparsities(rounded, prune)
-    method = AdmmMethod(
-        _by_module(options.quantize, twin),
-        prune,
-        layer_sparsity=None if layer_sparsity is None else _renamed(layer_sparsity, twin),
-    )
-    task, done, checkpoint = _trained(school, twin, method, options, layer_sparsity)
+    masks = None if options.prune is None else _masks(rounded, options.prune, layer_sparsity)
+    quantize = replace(options.quantize, layers=_renamed(options.quantize.layers, twin))
+    method = AdmmMethod(quantize, None if masks is None else _renamed(masks, twin))
+    # The student has no BatchNorm: what its layers give compares with such a teacher's.
+    teacher = prepare(school.teacher).model
+    task, done, checkpoint = _trained(school, teacher, twin, method, options, layer_sparsity)
     coded = fold(twin, method.coded_weights(), method.activation_ranges(), _inputs(task))
     made = CodedModel(
         coded.model, coded.weights, coded.activations, {}, done.history, rounded.model
@@ -140,26 +128,28 @@ def remove_filters(school: School, model: onnx.ModelProto, options: CompressOpti
     assert isinstance(options.prune.granularity, Filter)
     twin = to_torch(model)
     method = PruneMethod(options.prune)
-    _, done, checkpoint = _trained(school, twin, method, replace(options, quantize=None), None)
+    options = replace(options, quantize=None)
+    _, done, checkpoint = _trained(school, school.teacher, twin, method, options, None)
     return Learned(CodedModel(twin.write_back(), {}, {}, {}, done.history), checkpoint)
 
 
 def _trained(
     school: School,
+    teacher_model: onnx.ModelProto,
     twin: Twin,
     method: Method,
     options: CompressOptions,
     layer_sparsity: Mapping[str, float] | None,
 ) -> tuple[Detection, Trained, Path | None]:
     assert options.train is not None
-    teacher, frames = to_torch(school.teacher).module, iter(school.frames)
+    teacher, frames = to_torch(teacher_model).module, iter(school.frames)
     # Agreement is measured on the emitted file, so one frame to test on will do. The others are
     # dropped as soon as they are tensors: pictures of a camera are larger than a model's inputs.
     first = list(islice(frames, 1))
     task = Detection(teacher, chain(first, frames), first, school.manifest)
     checkpoint = None
     if school.work is not None:
-        key = _digest(school.teacher, twin.model, task, options, layer_sparsity)
+        key = _digest(teacher_model, twin.model, task, options, layer_sparsity)
         checkpoint = school.work / f"{key}{SUFFIX}"
     done = train(
         twin.module,
@@ -190,14 +180,17 @@ def _with_codes(rounded: CodedModel, options: CompressOptions) -> onnx.ModelProt
     return with_values(rounded.model, layers, kept)
 
 
-def _sparsities(rounded: CodedModel, prune: PruneOptions) -> dict[str, float] | None:
-    """Those of the layers, without the weights that rounding alone made zero: they may return."""
-    if isinstance(prune.granularity, NOfM):
-        return None  # its law says it
-    zeros = {name: int(np.sum(coded.codes == 0)) for name, coded in rounded.weights.items()}
-    sizes = {name: coded.codes.size for name, coded in rounded.weights.items()}
-    share = min(1.0, prune.sparsity * sum(sizes.values()) / max(1, sum(zeros.values())))
-    return {name: share * zeros[name] / size for name, size in sizes.items()}
+def _masks(
+    rounded: CodedModel, prune: PruneOptions, layer_sparsity: Mapping[str, float] | None
+) -> dict[str, Tensor]:
+    """What is not zero, of the layers that were pruned."""
+    if not prune.sparsity and layer_sparsity is None:
+        return {}
+    return {
+        name: torch.from_numpy(coded.codes != 0)
+        for name, coded in rounded.weights.items()
+        if name not in prune.dense and (layer_sparsity is None or layer_sparsity.get(name, 0.0))
+    }
 
 
 def _digest(
@@ -220,10 +213,6 @@ def _inputs(task: Detection) -> Iterator[Tensor]:
     """Every frame that was trained on, as it is."""
     for index in range(len(task)):
         yield task.batch(torch.tensor([index]), None)[0]
-
-
-def _by_module(options: QuantizeOptions, twin: Twin) -> QuantizeOptions:
-    return replace(options, layers=_renamed(options.layers, twin))
 
 
 def _renamed(by_layer: Mapping[str, _T], twin: Twin) -> dict[str, _T]:

@@ -1,10 +1,13 @@
 """Pruning after training: the sparsity asked for, and the others make up for what is gone."""
 
+from dataclasses import replace
+
 import numpy as np
+import onnx
 import pytest
 
 from camsdk.compress.codes import project
-from camsdk.compress.graph.layers import Layer, list_layers
+from camsdk.compress.graph.layers import Layer, count_macs, list_layers
 from camsdk.compress.options import (
     ActivationOptions,
     Block,
@@ -21,6 +24,7 @@ from camsdk.compress.ptq.rounding import weighted_error
 from camsdk.compress.ptq.sparse import losses, prune_and_round
 from camsdk.compress.sparsity import find_masks
 from camsdk.errors import InvalidInput
+from support.small_detector import small_detector
 
 from .networks import chain, inputs
 
@@ -98,6 +102,34 @@ def test_layers_share_the_sparsity_by_what_they_add_to_their_outputs() -> None:
     made = quantize_after_training(model, options, inputs(16), prune=even)
     for name, coded in made.weights.items():
         assert coded.sparsity >= 0.6 - 1 / sizes[name]
+
+
+def test_a_layer_stays_dense_if_asked_to_or_if_2_of_4_does_not_divide_its_inputs() -> None:
+    model = small_detector_model()
+    options = QuantizeOptions(WeightOptions(CodeSet(8)), ActivationOptions(8), rounding="gptq")
+    dense = PruneOptions(0.7, dense=("conv1",))
+    made = quantize_after_training(model, options, prune=dense).weights
+    assert made["conv1"].sparsity < 0.1
+    others = [made[name] for name in ("conv0", "conv2", "head")]
+    zeros = sum(int((coded.codes == 0).sum()) for coded in others)
+    assert zeros / sum(coded.codes.size for coded in others) == pytest.approx(0.7, abs=0.02)
+    made = quantize_after_training(model, options, prune=PruneOptions(0.5, NOfM())).weights
+    assert made["conv0"].sparsity < 0.1  # 3 inputs
+    assert all(made[name].sparsity >= 0.5 for name in ("conv1", "conv2", "head"))
+    with pytest.raises(InvalidInput, match="nowhere"):
+        quantize_after_training(model, options, prune=replace(dense, dense=("nowhere",)))
+
+
+def test_what_is_saved_may_be_multiply_accumulates() -> None:
+    model = small_detector_model()
+    options = QuantizeOptions(WeightOptions(CodeSet(8)), ActivationOptions(8), rounding="gptq")
+    made = quantize_after_training(model, options, prune=PruneOptions(0.6, saves="macs"))
+    macs = count_macs(made.model, made.weights)
+    assert 1 - macs.nonzero / macs.total == pytest.approx(0.6, abs=0.03)
+
+
+def small_detector_model() -> onnx.ModelProto:
+    return onnx.load_from_string(small_detector().model)
 
 
 def test_a_layer_may_have_a_sparsity_of_its_own() -> None:

@@ -9,9 +9,13 @@ import pytest
 import torch
 
 from camsdk.compress.coded_model import CodedModel
+from camsdk.compress.graph.layers import constants
 from camsdk.compress.options import (
     CodeSet,
     CompressOptions,
+    DistillOptions,
+    Importance,
+    PruneOptions,
     QuantizeOptions,
     TrainOptions,
     WeightOptions,
@@ -54,6 +58,71 @@ def test_pictures_are_dropped_as_soon_as_they_are_tensors() -> None:
     learn_codes(school, rounded, CompressOptions(QuantizeOptions(), train=train))
     assert len(held) == 12
     assert most <= 3  # the first, to test on; the one before; the one that comes
+
+
+def with_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A BatchNorm that turns signs behind every convolution but the head."""
+    rng = np.random.default_rng(1)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for index in range(3):
+        filters = constants(model)[f"w{index}"].shape[0]
+        values = {
+            "gamma": rng.choice([-1.0, 0.5, 2.0], filters), "beta": rng.normal(size=filters),
+            "mean": rng.normal(size=filters), "var": rng.uniform(0.5, 2.0, filters),
+        }  # fmt: skip
+        names = [f"{name}{index}" for name in values]
+        for name, value in zip(names, values.values(), strict=True):
+            held = onnx.numpy_helper.from_array(value.astype(np.float32), name)
+            result.graph.initializer.append(held)
+        place = next(i for i, node in enumerate(result.graph.node) if node.name == f"conv{index}")
+        result.graph.node[place + 1].input[0] = f"b{index}_out"
+        norm = onnx.helper.make_node(
+            "BatchNormalization", [f"c{index}", *names], [f"b{index}_out"], f"norm{index}"
+        )
+        result.graph.node.insert(place + 1, norm)
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def test_features_are_those_of_a_teacher_without_batchnorm_too() -> None:
+    """At 8 bits next to nothing differs; before and behind BatchNorm, nearly everything would."""
+    torch.set_num_threads(1)
+    source = small_detector()
+    model = with_batchnorm(onnx.load_from_string(source.model))
+    made = quantize_after_training(model, QuantizeOptions(), seed=0)
+    rounded = CodedModel(made.model, made.weights, made.activations)
+    losses = []
+    for features in (0.0, 1.0):
+        options = CompressOptions(
+            QuantizeOptions(),
+            distill=DistillOptions(logits=0.0, features=features),
+            train=TrainOptions(epochs=1, batch_size=2, learning_rate=1e-12),
+        )
+        school = School(model, source.manifest, frames(2), None)
+        losses.append(learn_codes(school, rounded, options).coded.history[0])
+    assert 0 < losses[1] - losses[0] < 0.02
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "taylor-1", "taylor-2"])
+def test_what_rounding_left_stays_and_what_it_pruned_stays_away(importance: Importance) -> None:
+    torch.set_num_threads(1)
+    source = small_detector()
+    model = onnx.load_from_string(source.model)
+    quantize = QuantizeOptions(WeightOptions(CodeSet(3)), rounding="gptq")
+    prune = PruneOptions(0.5, importance=importance, dense=("conv1",))
+    made = quantize_after_training(model, quantize, seed=0, prune=prune)
+    rounded = CodedModel(made.model, made.weights, made.activations)
+    train = TrainOptions(epochs=4, batch_size=2, learning_rate=1e-3)
+    school = School(model, source.manifest, frames(4), None)
+    learned = learn_codes(school, rounded, CompressOptions(quantize, prune, train=train)).coded
+    for name, before in rounded.weights.items():
+        gone, after = before.codes == 0, learned.weights[name].codes == 0
+        if name == "conv1":
+            assert gone.mean() < 0.4
+        else:
+            assert after[gone].all()
+            assert after[~gone].mean() < 0.03
 
 
 def test_a_training_that_moves_nothing_keeps_the_codes_of_rounding() -> None:
