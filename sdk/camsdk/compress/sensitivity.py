@@ -155,7 +155,7 @@ def measure_coded_layers(
             if time.thread_time() > deadline_s:
                 return _means(rounds) if rounds else found
             outputs = session.run(tensor, {layer.weight: values})
-            found[layer.name] = _difference(outputs, expected, "mse")
+            found[layer.name] = _difference(outputs, expected)
         rounds.append(found)
     return _means(rounds)
 

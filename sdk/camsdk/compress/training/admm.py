@@ -82,8 +82,8 @@ class AdmmMethod:
     Args:
         quantize: Codes of weights and activations by layer (qualified module name).
         prune: What becomes zero on the way; whole filters are to be removed beforehand. Or what is
-            zero already and stays: masks by layer, True where a weight stays, filters first; those of
-            layers that are not quantized here are not looked at.
+            zero already and stays: masks by layer, True where a weight stays, filters first; those
+            of layers that are not quantized here are not looked at.
         admm: Of the phase of ADMM.
         layer_sparsity: By layer, in place of the one for all; the others stay dense, as transposed
             convolutions do in any case.

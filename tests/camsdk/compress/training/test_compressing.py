@@ -3,6 +3,9 @@
 import weakref
 from collections.abc import Iterator
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -123,6 +126,41 @@ def test_what_rounding_left_stays_and_what_it_pruned_stays_away(importance: Impo
         else:
             assert after[gone].all()
             assert after[~gone].mean() < 0.03
+
+
+def test_whatever_decides_about_a_training_gives_it_a_checkpoint_of_its_own(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    source = small_detector()
+    other = onnx.load_from_string(small_detector(seed=1).model)
+    model = onnx.load_from_string(source.model)
+    quantize = QuantizeOptions(WeightOptions(CodeSet(3)))
+
+    def learn(
+        teacher: onnx.ModelProto = model,
+        count: int = 2,
+        sparsity: float = 0.5,
+        layer_sparsity: dict[str, float] | None = None,
+        **training: float,
+    ) -> Path | None:
+        prune = PruneOptions(sparsity)
+        made = quantize_after_training(model, quantize, seed=0, prune=prune)
+        rounded = CodedModel(made.model, made.weights, made.activations)
+        train = replace(TrainOptions(epochs=1, batch_size=2, learning_rate=1e-3), **training)
+        options = CompressOptions(quantize, prune, train=train)
+        school = School(teacher, source.manifest, frames(count), tmp_path)
+        return learn_codes(school, rounded, options, layer_sparsity).checkpoint
+
+    first = learn()
+    different = [
+        learn(teacher=other),
+        learn(count=3),
+        learn(sparsity=0.6),
+        learn(layer_sparsity={"conv1": 0.5}),
+        learn(seed=1),
+        learn(learning_rate=2e-3),
+    ]
+    assert learn() == first
+    assert len({first, *different}) == 7 == len(list(tmp_path.iterdir()))
 
 
 def test_a_training_that_moves_nothing_keeps_the_codes_of_rounding() -> None:
