@@ -1,5 +1,6 @@
 """``camctl model compress|evaluate``: from a float artifact to a small one that agrees with it."""
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -174,7 +175,7 @@ def compress(
     folder = None
     if options.train is not None:
         demand("torch", "torch_pruning")
-        folder = _work_folder(work)
+        folder = _work_folder(work, "trainings")
     output = Output(is_json=is_json)
     with bar(output, "compressing") as on_progress:
         try:
@@ -186,7 +187,7 @@ def compress(
                 version=version,
                 hardware=hardware,
                 split=split,
-                profile=_profile(profile),
+                profile=_profile(draft, hardware, profile, work) if max_ms else None,
                 work=folder,
                 seed=seed,
                 on_progress=on_progress,
@@ -256,21 +257,27 @@ def _footage(data: str) -> "Footage | None":
     return None if data == "none" else open_footage(Path(data))
 
 
-def _profile(path: Path | None) -> "DeviceProfile | None":
+def _profile(
+    draft: "Draft", hardware: tuple[str, ...], named: Path | None, work: Path | None
+) -> "DeviceProfile | Path":
+    """The profile that was named, or where this machine's times of this model are kept."""
     from camsdk.compress.latency import load_profile
 
-    return None if path is None else load_profile(path)
+    if named is not None:
+        return load_profile(named)
+    digest = hashlib.sha256(draft.model).hexdigest()
+    return _work_folder(work, "profiles") / f"{'-'.join(hardware)}-{digest[:16]}.yaml"
 
 
-def _work_folder(named: Path | None) -> Path:
+def _work_folder(named: Path | None, kind: str) -> Path:
     import platformdirs
 
-    folder = named or platformdirs.user_cache_path("camplatform") / "trainings"
+    folder = named or platformdirs.user_cache_path("camplatform") / kind
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidInput(
-            f"checkpoints cannot be kept in {folder}: {error.strerror}",
+            f"{kind} cannot be kept in {folder}: {error.strerror}",
             "name a folder that can be written to with --work",
         ) from error
     return folder

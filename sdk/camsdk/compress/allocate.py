@@ -123,9 +123,11 @@ def allocate(
         return solve(errors, costs, limit).choices
     except _OverBudgetError as error:
         least = error.least + budget.limit - limit
+        is_open = any(len(set(table.values())) > 1 for table in costs.values())
         raise InvalidInput(
-            f"{budget.limit:g} {_UNITS[budget.kind]} cannot be reached",
-            f"the smallest budget that these choices can meet is {_rounded_up(least)}",
+            f"{budget.limit:g} {UNITS[budget.kind]} cannot be reached"
+            + ("" if is_open else ": all choices of bits and zeros cost the same"),
+            f"the smallest budget that these choices can meet is {rounded_up(least)}",
         ) from None
 
 
@@ -198,7 +200,7 @@ def with_choices(
 Point = tuple[float, float, LayerChoice]
 """Cost, error, choice."""
 
-_UNITS: Final = {"macs": "non-zero multiply-accumulates", "bytes": "bytes", "latency": "ms"}
+UNITS: Final = {"macs": "non-zero multiply-accumulates", "bytes": "bytes", "latency": "ms"}
 
 
 class _OverBudgetError(InvalidInput):
@@ -268,7 +270,7 @@ def _spend_rest(
         result = trial
 
 
-def _rounded_up(value: float) -> str:
+def rounded_up(value: float) -> str:
     """Four digits that are no less than the value."""
     text = f"{value:.4g}"
     return text if float(text) >= value else f"{value * 1.0005:.4g}"

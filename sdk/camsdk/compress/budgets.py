@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,9 +16,10 @@ from camsdk.compress.allocate import (
     allocate,
     with_choices,
 )
+from camsdk.compress.coded_model import CodedModel
 from camsdk.compress.graph.layers import Layer, constants, list_layers
-from camsdk.compress.latency import DeviceProfile, measure_profile
-from camsdk.compress.options import Budget, Filter, NOfM, PruneOptions, QuantizeOptions
+from camsdk.compress.latency import DeviceProfile, load_profile, measure_profile, save_profile
+from camsdk.compress.options import Budget, NOfM, PruneOptions, QuantizeOptions
 from camsdk.compress.pack_model import pack_model
 from camsdk.compress.quantize import quantize_int8
 from camsdk.compress.sensitivity import Floats, measure_sensitivity
@@ -48,7 +50,8 @@ class Allotter:
         quantize: Layers that it leaves in float stay there.
         prune: Granularity and schedule, if layers may be pruned.
         inputs: Of the model.
-        profile: Of the budget's device, for "latency"; None measures this machine.
+        profile: Of the budget's device, for "latency"; or the file where what is measured on this
+            machine is kept, so that the next call counts with the same times; None measures anew.
         on_progress: Called with layers done and in all.
 
     Raises:
@@ -63,19 +66,14 @@ class Allotter:
         prune: PruneOptions,
         inputs: Sequence[Floats],
         *,
-        profile: DeviceProfile | None = None,
+        profile: DeviceProfile | Path | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        if isinstance(prune.granularity, Filter):
-            raise InvalidInput(
-                "filters are tied across layers and cannot be shared out under a budget",
-                "give a sparsity in place of the budget, or prune elements or blocks",
-            )
         self._budget, self._quantize, self._prune = budget, quantize, prune
         self._layers = list_layers(model)
-        self._profile = profile
-        if budget.kind == "latency" and profile is None:
-            self._profile = _profile_of_this_machine(model, budget, inputs)
+        self._profile = profile if isinstance(profile, DeviceProfile) else None
+        if budget.kind == "latency" and not isinstance(profile, DeviceProfile):
+            self._profile = _kept_profile(model, budget, inputs, profile)
         self._fixed_bytes = _bytes_without(model, self._layers)
         self._sensitivity: Sensitivity = measure_sensitivity(
             model,
@@ -112,6 +110,21 @@ class Allotter:
         prune = replace(self._prune, sparsity=share) if share else None
         return Allotment(quantize, prune, {n: s for n, s in sparsity.items() if s})
 
+    def cost_of(self, made: CodedModel, packed_bytes: int) -> float:
+        """What a compressed model costs, in the budget's unit."""
+        if self._budget.kind == "bytes":
+            return float(packed_bytes)
+        total = 0.0
+        for layer in list_layers(made.model):
+            coded = made.weights.get(layer.name)
+            zeros = 0.0 if coded is None else float(np.mean(coded.codes == 0))
+            if self._profile is None or self._budget.kind == "macs":
+                total += layer.macs * (1 - zeros)
+            else:
+                bits = FLOAT_BITS if coded is None else coded.code_set.bit_width
+                total += self._profile.predict_ms(layer, bits, zeros)
+        return total
+
     def _choices(self, layer: Layer) -> list[LayerChoice]:
         if self._quantize.of(layer.name).weights is None:
             return [LayerChoice(FLOAT_BITS)]
@@ -119,7 +132,21 @@ class Allotter:
         if isinstance(self._prune.granularity, NOfM):
             pattern = self._prune.granularity
             shares = (0.0, 1 - pattern.n / pattern.m)
-        return [LayerChoice(bits, share) for bits in self._budget.bit_widths for share in shares]
+        widths = self._budget.bit_widths
+        choices = [LayerChoice(bits, share) for bits in widths for share in shares]
+        if self._is_faster_in_float(layer):
+            choices.append(LayerChoice(FLOAT_BITS))
+        return choices
+
+    def _is_faster_in_float(self, layer: Layer) -> bool:
+        """Than in the narrowest codes; engines have layers that they compute worse in 8 bits."""
+        if self._budget.kind != "latency" or self._profile is None:
+            return False
+        try:
+            in_float = self._profile.predict_ms(layer, FLOAT_BITS)
+        except InvalidInput:  # a device without float
+            return False
+        return in_float < self._profile.predict_ms(layer, min(self._budget.bit_widths))
 
 
 def _bytes_without(model: onnx.ModelProto, layers: Sequence[Layer]) -> float:
@@ -133,6 +160,17 @@ def _bytes_without(model: onnx.ModelProto, layers: Sequence[Layer]) -> float:
             zeros = np.zeros_like(stored[tensor.name])
             tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
     return float(len(pack_model(emptied.SerializeToString())))
+
+
+def _kept_profile(
+    model: onnx.ModelProto, budget: Budget, inputs: Sequence[Floats], kept: Path | None
+) -> DeviceProfile:
+    if kept is not None and kept.exists():
+        return load_profile(kept)
+    profile = _profile_of_this_machine(model, budget, inputs)
+    if kept is not None:
+        save_profile(profile, kept)
+    return profile
 
 
 def _profile_of_this_machine(

@@ -6,6 +6,7 @@ something is trained as well, the one that agrees better on frames of their own 
 (``choosing``).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import onnx
 
 from camsdk.compress.agreement import check_float
+from camsdk.compress.allocate import UNITS, rounded_up
 from camsdk.compress.budgets import Allotter
 from camsdk.compress.candidates import (
     Candidate,
@@ -47,7 +49,8 @@ TRAINABLE_DECODER: Final = "nanodet-gfl"
 """Of the detectors whose heads a training can imitate."""
 
 _ATTEMPTS: Final = 3
-"""At a budget of bytes, which are known only when the file is packed."""
+"""At a budget: what the emitted file costs is known only when it is there."""
+_X86: Final = ("x86", "amd64", "x64", "i386", "i686")
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def storage_bits(weight_bits: int, hardware: tuple[str, ...]) -> int:
     x86 processors before VNNI add pairs of uint8 x int8 products in 16 bits and saturate, silently;
     255 x 64 x 2 fits. So 8 bits are 7 wherever an x86 processor may be among the devices.
     """
-    if weight_bits == 8 and any("x86" in name for name in hardware):
+    if weight_bits == 8 and any(x86 in name for name in hardware for x86 in _X86):
         return 7
     return weight_bits
 
@@ -91,7 +94,7 @@ def compress(
     version: int | None = None,
     hardware: tuple[str, ...] = CPU_HARDWARE,
     split: ClipSplit | None = None,
-    profile: DeviceProfile | None = None,
+    profile: DeviceProfile | Path | None = None,
     work: Path | None = None,
     seed: int = 0,
     on_progress: OnProgress | None = None,
@@ -107,7 +110,8 @@ def compress(
         name, version: Of the new artifact; by default the source's name and the next version.
         hardware: What it is made for.
         split: Which frames; by default ``split_clip``.
-        profile: Of the device of a budget of latency; None measures this machine.
+        profile: Of the device of a budget of latency, or where this machine's is kept; None
+            measures this machine.
         work: Folder of checkpoints: the same call goes on where a killed one was.
         seed: Of everything random; the same seed and frames give the same model.
         on_progress: Steps done and in all, over all phases.
@@ -149,8 +153,19 @@ def check_options(source: Draft, footage: Footage | None, options: CompressOptio
     prune = options.prune
     if options.quantize is None:
         raise InvalidInput("an artifact of the fleet is quantized", "give bits from 1 to 8")
+    has_filters = prune is not None and isinstance(prune.granularity, Filter)
+    if has_filters and options.budget is not None:
+        raise InvalidInput(
+            "filters are tied across layers and cannot be shared out under a budget",
+            "give a sparsity in place of the budget, or prune elements or blocks",
+        )
     if options.train is None:
-        if prune is not None and prune.sparsity and isinstance(prune.granularity, Filter):
+        if options.distill is not None:
+            raise InvalidInput(
+                "what is distilled is learned, and nothing is trained",
+                "give options of a training, or leave distill out",
+            )
+        if has_filters and prune is not None and prune.sparsity:
             raise InvalidInput(
                 "whole filters are removed while the model is trained",
                 "give data and epochs to train, or prune elements, N:M or blocks",
@@ -206,7 +221,7 @@ class _Run:
         self._checkpoints: list[Path] = []
         self._profile: DeviceProfile | None = None
 
-    def through(self, profile: DeviceProfile | None) -> Compressed:
+    def through(self, profile: DeviceProfile | Path | None) -> Compressed:
         material = self._material
         calibration = () if material.split is None else material.split.calibration
         few = few_inputs(material.source, material.footage, calibration, material.seed)
@@ -236,7 +251,7 @@ class _Run:
         return learned.coded.model
 
     def _rounded(
-        self, model: onnx.ModelProto, few: tuple[Floats, ...], profile: DeviceProfile | None
+        self, model: onnx.ModelProto, few: tuple[Floats, ...], profile: DeviceProfile | Path | None
     ) -> tuple[Plan, Candidate]:
         budget = self._options.budget
         if budget is None:
@@ -254,19 +269,25 @@ class _Run:
                 on_progress=tell,
             )
         self._profile = allotter.profile
-        limit = budget.limit
-        for _ in range(_ATTEMPTS):
-            found = allotter.allot(limit)
+        limit, least = budget.limit, math.inf
+        for attempt in range(_ATTEMPTS):
+            try:
+                found = allotter.allot(limit)
+            except InvalidInput:
+                if attempt == 0:
+                    raise
+                break
             options = replace(self._options, quantize=found.quantize, prune=found.prune)
             plan = Plan(options, found.layer_sparsity)
             candidate = self._emitted(model, plan)
-            excess = candidate.packed_bytes - budget.limit
-            if budget.kind != "bytes" or excess <= 0:
+            cost = allotter.cost_of(candidate.made, candidate.packed_bytes)
+            if cost <= budget.limit:
                 return plan, candidate
-            limit -= excess
+            least = min(least, cost)
+            limit -= cost - budget.limit
         raise InvalidInput(
-            f"{budget.limit:g} bytes were not reached in {_ATTEMPTS} attempts",
-            f"the last one packs to {candidate.packed_bytes}: give that or more",
+            f"{budget.limit:.10g} {UNITS[budget.kind]} were not reached in {attempt + 1} attempts",
+            f"the least that was made costs {rounded_up(least)}: give that or more",
         )
 
     def _emitted(self, model: onnx.ModelProto, plan: Plan) -> Candidate:

@@ -7,6 +7,7 @@ its result is described. An option type says what is wanted; it holds no state a
 ... # weights {0, +-1, +-2, +-4} x one scale per filter, 4-bit activations
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -267,8 +268,13 @@ class TrainOptions:
     checkpoint_every_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.epochs <= 0 or self.batch_size < 1 or self.learning_rate <= 0:
-            raise InvalidInput("epochs, batch size and learning rate must be above 0")
+        for name, value, usual in (
+            ("epochs", self.epochs, "1 to 100"),
+            ("batch size", self.batch_size, "1 to 128"),
+            ("learning rate", self.learning_rate, "0.0001 to 0.1"),
+        ):
+            if not (math.isfinite(value) and value > 0):
+                raise InvalidInput(f"{name} {value:g} is no number above 0", f"usual are {usual}")
 
 
 @dataclass(frozen=True)
