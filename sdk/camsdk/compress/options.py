@@ -94,7 +94,7 @@ class ActivationOptions:
     """
 
     bit_width: int = 8
-    range_rule: RangeRule = "mean"
+    range_rule: RangeRule = "extreme"
 
     def __post_init__(self) -> None:
         if not 2 <= self.bit_width <= 8:
