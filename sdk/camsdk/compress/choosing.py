@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from camsdk.compress.allocate import UNITS
 from camsdk.compress.evaluate import Agreement
 from camsdk.compress.options import Budget
 
@@ -48,14 +49,14 @@ class Choice:
 
 
 def choose(
-    agreements: Mapping[Way, Agreement], trained_bytes: int, budget: Budget | None
+    agreements: Mapping[Way, Agreement], trained_cost: float, budget: Budget | None
 ) -> Choice:
     """Training only where it agrees better than rounding, within the budget.
 
     Args:
         agreements: By way, on the frames to choose by; empty where there are none.
-        trained_bytes: Of the packed model that was trained.
-        budget: Only one of bytes is looked at: a training changes no number of zeros.
+        trained_cost: Of the model that was trained, in the budget's unit. It may be above that of
+            rounding: weights that rounding alone made 0 need not be 0 after a training.
     """
     if not agreements:
         return Choice("rounding", "the recording is too short for frames to choose by")
@@ -67,10 +68,11 @@ def choose(
     if trained <= rounded:
         reason = f"training agrees no better with the float model on {frames}"
         return Choice("rounding", reason, agreements)
-    if budget is not None and budget.kind == "bytes" and trained_bytes > budget.limit:
+    if budget is not None and trained_cost > budget.limit:
         reason = (
-            f"what was trained packs to {trained_bytes} bytes, more than the {budget.limit:.10g} "
-            f"that it may take, though it agrees better with the float model on {frames}"
+            f"what was trained costs {trained_cost:.10g} {UNITS[budget.kind]}, more than the "
+            f"{budget.limit:.10g} that it may, though it agrees better with the float model on "
+            f"{frames}"
         )
         return Choice("rounding", reason, agreements)
     reason = f"training agrees better with the float model on {frames}"

@@ -219,7 +219,7 @@ class _Run:
         self._material, self._options = material, options
         self._steps, self._folder = steps, work
         self._checkpoints: list[Path] = []
-        self._profile: DeviceProfile | None = None
+        self._allotter: Allotter | None = None
 
     def through(self, profile: DeviceProfile | Path | None) -> Compressed:
         material = self._material
@@ -268,7 +268,7 @@ class _Run:
                 profile=profile,
                 on_progress=tell,
             )
-        self._profile = allotter.profile
+        self._allotter = allotter
         limit, least = budget.limit, math.inf
         for attempt in range(_ATTEMPTS):
             try:
@@ -325,7 +325,10 @@ class _Run:
                 agreement = measure(self._material, candidate, split.choice, tell)
             if agreement is not None:
                 agreements[way] = agreement
-        return choose(agreements, candidates["training"].packed_bytes, self._options.budget)
+        trained, cost = candidates["training"], 0.0
+        if self._allotter is not None:
+            cost = self._allotter.cost_of(trained.made, trained.packed_bytes)
+        return choose(agreements, cost, self._options.budget)
 
     def _school(self, teacher: onnx.ModelProto, tell: OnProgress) -> "School":
         from camsdk.compress.training.compressing import School
@@ -369,8 +372,8 @@ class _Run:
             inputs=few,
         )
         facts = _of_training(facts, candidates, choice)
-        if self._profile is not None:
-            predicted = predict_model_ms(self._profile, best.made.model, best.made.weights)
+        if self._allotter is not None and self._allotter.profile is not None:
+            predicted = predict_model_ms(self._allotter.profile, best.made.model, best.made.weights)
             facts = replace(facts, predicted_ms=predicted)
         if material.footage is not None:
             samples = draw_samples(material.source, draft, material.footage, frames)

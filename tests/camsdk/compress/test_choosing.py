@@ -22,7 +22,7 @@ def agreements(rounding: float, training: float) -> dict[Way, Agreement]:
     [
         (0.5, 0.6, None, "training", "training agrees better with the float model on the 5 frames"),
         (0.5, 0.6, 1000.0, "training", "training agrees better"),
-        (0.5, 0.6, 999.0, "rounding", "packs to 1000 bytes, more than the 999 that it may take"),
+        (0.5, 0.6, 999.0, "rounding", "costs 1000 bytes, more than the 999 that it may"),
         (0.6, 0.5, 999.0, "rounding", "training agrees no better"),
         (0.5, 0.5, None, "rounding", "training agrees no better"),
         (math.nan, math.nan, None, "rounding", "found nothing on the 5 frames to choose by"),
@@ -40,8 +40,11 @@ def test_the_choice_and_its_reason(
     assert ("choice_ap50_vs_reference_all_training" in metrics) == (not math.isnan(training))
 
 
-def test_only_bytes_are_weighed() -> None:
-    assert choose(agreements(0.1, 0.2), 1000, Budget("macs", 10)).kept == "training"
+def test_every_kind_of_budget_is_kept_to() -> None:
+    assert choose(agreements(0.1, 0.2), 10, Budget("macs", 10)).kept == "training"
+    choice = choose(agreements(0.1, 0.2), 1000, Budget("macs", 10))
+    assert choice.kept == "rounding"
+    assert "costs 1000 non-zero multiply-accumulates" in choice.reason
 
 
 def test_without_frames_to_choose_by_rounding_stays() -> None:
