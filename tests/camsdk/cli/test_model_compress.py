@@ -1,6 +1,7 @@
 """``camctl model compress|evaluate``: drafts in, drafts out, figures, a page to read."""
 
 import json
+import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,19 @@ def test_a_profile_without_a_budget_of_time_is_refused(
     error = camctl("model", "compress", small, "--profile", profile, "--json").json["error"]
     assert error["message"] == "--profile would have no effect: there is no budget of time"
     assert "--max-ms" in error["hint"]
+
+
+def test_times_of_this_machine_are_measured_once_for_a_model(
+    camctl: "Camctl", small: Path, tmp_path: Path
+) -> None:
+    here, work = f"cpu-{platform.machine()}", tmp_path / "kept"
+    command = ("model", "compress", small, "--max-ms", "1e-9", "--device", here, "--work", work)
+    first = camctl(*command, "--json").json["error"]
+    (kept,) = work.iterdir()
+    written = kept.read_bytes()
+    assert camctl(*command, "--json").json["error"] == first
+    assert "smallest budget" in first["hint"]
+    assert kept.read_bytes() == written
 
 
 @pytest.mark.parametrize(
