@@ -7,7 +7,7 @@ which H is there anyway.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -63,16 +63,7 @@ def find_sparsities(
     """
     stages = [list(stage) for stage in stages]
     every = {layer.name: layer for stage in stages for layer in stage}
-    if unknown := sorted(set(options.dense) - every.keys()):
-        raise InvalidInput(
-            f"no such layer to keep dense: {', '.join(unknown)}",
-            f"those that can be pruned are {', '.join(every)}",
-        )
-    pruned = {
-        name: layer
-        for name, layer in every.items()
-        if name not in options.dense and suits(layer.shape, options.granularity)
-    }
+    pruned = _prunable(every, options)
     found = dict.fromkeys(every, 0.0) | dict.fromkeys(pruned, options.sparsity)
     if not options.is_global or isinstance(options.granularity, NOfM):
         return found
@@ -91,6 +82,19 @@ def find_sparsities(
         scores = {name: score / costs[name] for name, score in scores.items()}
     masks = find_masks(scores, options.sparsity, options.granularity, costs=costs)
     return found | {name: measure_sparsity({name: mask}) for name, mask in masks.items()}
+
+
+def _prunable(layers: Mapping[str, Layer], options: PruneOptions) -> dict[str, Layer]:
+    if unknown := sorted(set(options.dense) - layers.keys()):
+        raise InvalidInput(
+            f"no such layer to keep dense: {', '.join(unknown)}",
+            f"those that can be pruned are {', '.join(layers)}",
+        )
+    return {
+        name: layer
+        for name, layer in layers.items()
+        if name not in options.dense and suits(layer.shape, options.granularity)
+    }
 
 
 def share_of_output(weights: NDArray[np.float64], second: Doubles, layer: Layer) -> Doubles:
