@@ -56,6 +56,21 @@ def test_a_profile_without_a_budget_of_time_is_refused(
     assert "--max-ms" in error["hint"]
 
 
+def test_machines_are_called_as_devices_enrol(
+    camctl: "Camctl", small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[object] = []
+
+    def stopped(*_: object, **named: object) -> None:
+        given.append(named["hardware"])
+        raise InvalidInput("far enough")
+
+    monkeypatch.setattr(compressing, "compress", stopped)
+    devices = ("--device", "cpu-amd64", "--device", "cpu-arm64", "--device", "npu")
+    camctl("model", "compress", small, *devices)
+    assert given == [("cpu-aarch64", "cpu-x86_64", "npu")]
+
+
 def test_times_of_this_machine_are_measured_once_for_a_model(
     camctl: "Camctl", small: Path, tmp_path: Path
 ) -> None:
