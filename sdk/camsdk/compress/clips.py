@@ -41,9 +41,11 @@ def split_clip(frame_count: int, *, calibration: int = 24, evaluation: int = 50)
     third, half = frame_count // 3, frame_count // 2
     if third < calibration or frame_count - half < evaluation:
         raise InvalidInput(
-            f"a clip of {frame_count} frames is too short for {calibration} frames to calibrate "
-            f"on and {evaluation} others to evaluate on",
-            "give a longer clip, or fewer frames",
+            f"{frame_count} frames are too few: the first third, {third}, has to hold "
+            f"{calibration} to calibrate on, and the second half, {frame_count - half}, "
+            f"{evaluation} to evaluate on",
+            f"give more, or --calibration up to {third} and --evaluation up to "
+            f"{frame_count - half}",
         )
     gap = half - third
     choice = min(_CHOICE, gap)

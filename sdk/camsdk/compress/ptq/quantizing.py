@@ -13,6 +13,7 @@ ranges of activations are observed last, on the rounded weights. The first and t
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Final
 
 import numpy as np
@@ -158,9 +159,15 @@ def quantize_after_training(
 
 
 def _check_names(model: onnx.ModelProto, options: QuantizeOptions) -> None:
-    unknown = sorted(options.layers.keys() - {layer.name for layer in list_layers(model)})
+    names = [layer.name for layer in list_layers(model)]
+    unknown = sorted(options.layers.keys() - set(names))
     if unknown:
-        raise InvalidInput(f"the model has no layer {', '.join(unknown)}")
+        ends = [name for name in names if name.endswith(unknown[0])]
+        near = ends or get_close_matches(unknown[0], names, cutoff=0.0)
+        raise InvalidInput(
+            f"the model has no layer {', '.join(unknown)}",
+            f"names near to {unknown[0]}: {', '.join(near)}; the report's JSON lists all",
+        )
 
 
 class _Work:

@@ -243,3 +243,11 @@ def test_a_damaged_model_is_not_calibrated() -> None:
     write(model, {"w2": np.full((8, 1, 3, 3), np.nan, np.float32)})
     with pytest.raises(InvalidInput, match=r"NaN|no finite"):
         quantize_after_training(model, options(), inputs(1))
+
+
+def test_a_layer_named_by_its_end_alone_is_told_in_full() -> None:
+    names = [layer.name for layer in list_layers(chain())]
+    end = names[0][1:]
+    with pytest.raises(InvalidInput) as error:
+        quantize_after_training(chain(), options(layers={end: LayerOptions()}), inputs(1))
+    assert names[0] in str(error.value.hint)
