@@ -177,7 +177,7 @@ class PruneOptions:
 
     Attributes:
         sparsity: Share of zeros over all prunable layers at the end, 0 to below 1; with filters,
-            share of what is removed.
+            share of what is removed. With N:M, layers whose inputs are not whole groups stay dense.
         granularity: What is pruned together.
         importance: |w|; |w g| (Taylor, arXiv:1906.10771, eq. 8); or w g with second-order terms
             (g w - h w^2 / 2, the diagonal of the empirical Fisher matrix for h).
