@@ -6,7 +6,8 @@ section 3) splits the loss f(W), the set C of coded weights and a scaled dual va
     L(W, G, u) = f(W) + I_C(G) + rho / 2 ||W - G + u||^2 - rho / 2 ||u||^2
 
 and repeats: W towards the minimum of L by gradient steps, G = projection of W + u onto C by
-alternating codes and scales, u += W - G.
+alternating codes and scales, u += W - G. A first share of the training may run so; by default none does, since
+learned scales alone ended at better networks.
 
 That dual step is for a W that has come to rest. Here a round is one step of the optimizer, and
 both move at one pace, the *pull* p: after the optimizer's step on f alone, W goes the share p of
@@ -48,7 +49,9 @@ class AdmmOptions:
     """How the phase of ADMM runs.
 
     Attributes:
-        share: Of the training that is ADMM, 0 to 1.
+        share: Of the training that is ADMM, 0 to 1. None by default: with half of it, ResNet-20 of
+            width 8 lost 0.7 to 2.0 points against none, in trainings of half an epoch (ternary
+            and binary weights, 2-bit activations, 2 seeds each).
         least_rounds: A phase of fewer is left out: W would not get far on its way to G - u, while
             scales stay those of the projection. A detector that trained for 18 steps lost by it.
         first_pull, last_pull: Share of its way to G - u that W goes in a step, rising
@@ -59,7 +62,7 @@ class AdmmOptions:
             proximal step does; a step then costs two.
     """
 
-    share: float = 0.5
+    share: float = 0.0
     least_rounds: int = 50
     first_pull: float = 1e-3
     last_pull: float = 1e-1
