@@ -6,8 +6,8 @@ section 3) splits the loss f(W), the set C of coded weights and a scaled dual va
     L(W, G, u) = f(W) + I_C(G) + rho / 2 ||W - G + u||^2 - rho / 2 ||u||^2
 
 and repeats: W towards the minimum of L by gradient steps, G = projection of W + u onto C by
-alternating codes and scales, u += W - G. A first share of the training may run so; by default none does, as
-learned scales alone ended at better networks.
+alternating codes and scales, u += W - G. A first share of the training may run so;
+by default none does, as learned scales alone ended at better networks.
 
 That dual step is for a W that has come to rest. Here a round is one step of the optimizer, and
 both move at one pace, the *pull* p: after the optimizer's step on f alone, W goes the share p of
