@@ -5,8 +5,9 @@ With inputs, they are what everything is measured on. Without, inputs are made u
 the statistics of the training data (``folding.as_if_trained``).
 
 In order: BatchNorm is folded, layers with one scale a tensor are equalized, weights are rounded
-layer by layer (a few at a time, each on inputs that have passed the layers rounded already, towards
-what the float model made of its own), each layer's bias takes up the mean error of its output, and
+layer by layer (a few at a time, each on inputs that have passed the layers rounded already and, if
+they are real or have the statistics of real ones, towards what the float model made of its own),
+each layer's bias takes up the mean error of its output, and
 ranges of activations are observed last, on the rounded weights. The first and the last layers keep
 7 bits (``edges``).
 """
@@ -237,6 +238,14 @@ class _Work:
         options = self._weights_of(layer)
         return options is not None and options.code_set.bit_width < EDGE_BITS
 
+    def _aims_at_float(self, layer: Layer) -> bool:
+        """Whether its weights make up for what the layers before it got wrong.
+
+        What pictures that nothing ties to the model make of those errors is not what real ones
+        make of them: a detector without statistics lost 5 to 15 points of AP50 at 4 bits by it.
+        """
+        return self._is_coarse(layer) and (not self._is_synthetic or self._has_statistics)
+
     def _tell(self, done: int, total: int) -> None:
         if self._on_progress is not None:
             self._on_progress(done, total)
@@ -272,7 +281,7 @@ class _Work:
             self._some,
             seed=self._seed,
             with_second=self._options.rounding != "nearest",
-            reference=self._measured if any(map(self._is_coarse, layers)) else None,
+            reference=self._measured if any(map(self._aims_at_float, layers)) else None,
         )
         weights = weights_of(self._exact, tuple(stage))
         measured = weights_of(self._measured, tuple(stage))
@@ -303,7 +312,7 @@ class _Work:
             moments is not None
             and second is not None
             and moments.cross is not None
-            and self._is_coarse(layer)
+            and self._aims_at_float(layer)
         ):
             grouped = weights.reshape(layer.groups, -1, second.shape[-1])
             target = towards(grouped, second, moments.cross).reshape(weights.shape)

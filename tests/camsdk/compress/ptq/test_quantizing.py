@@ -20,6 +20,7 @@ from camsdk.compress.options import (
 from camsdk.compress.ptq.folding import doubles, prepare, weights_of, write
 from camsdk.compress.ptq.probing import probe
 from camsdk.compress.ptq.quantizing import Ptq, quantize_after_training
+from camsdk.compress.ptq.rounding import towards
 from camsdk.compress.ptq.synthetic import Synthesis
 from camsdk.compress.sessions import Session
 from camsdk.errors import InvalidInput, UnsupportedModel
@@ -251,3 +252,24 @@ def test_a_layer_named_by_its_end_alone_is_told_in_full() -> None:
     with pytest.raises(InvalidInput) as error:
         quantize_after_training(chain(), options(layers={end: LayerOptions()}), inputs(1))
     assert names[0] in str(error.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("model", "has_data", "is_aimed"),
+    [(chain(), False, False), (chain(), True, True), (normalised(), False, True)],
+)
+def test_only_what_is_tied_to_the_model_tells_what_earlier_layers_got_wrong(
+    model: onnx.ModelProto, has_data: bool, is_aimed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aimed = []
+
+    def note(weights: np.ndarray, second: np.ndarray, cross: np.ndarray) -> np.ndarray:
+        aimed.append(weights.shape)
+        return towards(weights, second, cross)
+
+    monkeypatch.setattr("camsdk.compress.ptq.quantizing.towards", note)
+    coarse = LayerOptions(WeightOptions(CodeSet(4)))  # edges would get 7 bits, unless named
+    layers = {layer.name: coarse for layer in list_layers(model)}
+    wanted = QuantizeOptions(layers=layers, rounding="gptq")
+    quantize_after_training(model, wanted, inputs(4) if has_data else None)
+    assert bool(aimed) is is_aimed
