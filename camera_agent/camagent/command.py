@@ -60,7 +60,7 @@ def enroll(
     """Trade a one-time token for this device's certificate and keys."""
     from camagent.enrolment import enroll as enroll_device
     from camagent.identity import expiry_text, load_identity, prepare_folder, save_identity
-    from camagent.runtimes.base import local_hardware
+    from camsdk.artifact.hardware import local_hardware
     from camsdk.wire.tokens import decode_token
 
     folder = data or default_data_dir()

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from camagent.canary import run_canary
-from camagent.runtimes.base import local_hardware
 from camagent.runtimes.cpu import CpuRuntime
 from camsdk.artifact import bundle, keys
 from camsdk.artifact.bundle import list_members
+from camsdk.artifact.hardware import local_hardware
 from camsdk.compress.packaging import Draft, make_draft
 from camsdk.errors import ArtifactRefused, RuntimeFailure
 from support.tiny_detector import DESCRIPTION, tiny_detector

@@ -1,14 +1,11 @@
-"""What every runtime is to the agent, and which hardware this machine is."""
+"""What every runtime is to the agent."""
 
-import platform
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Tensor = NDArray[np.generic]
-
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 class Runtime(Protocol):
@@ -43,9 +40,3 @@ class Runtime(Protocol):
     def close(self) -> None:
         """Free everything. May be called more than once."""
         ...
-
-
-def local_hardware() -> str:
-    """What artifacts for the ``cpu`` runtime on this machine are made for, as ``cpu-x86_64``."""
-    machine = platform.machine().lower()
-    return f"cpu-{_MACHINES.get(machine, machine)}"

@@ -2,10 +2,11 @@
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from camsdk.artifact.hardware import as_enrolled
 from camsdk.cli.compress_options import (
     DEFAULT_CALIBRATION,
     DEFAULT_EVALUATION,
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
     from camsdk.compress.footage import Footage
     from camsdk.compress.latency import DeviceProfile
     from camsdk.compress.packaging import Draft
-
-_MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 
 VersionOption = Annotated[
     int | None,
@@ -162,7 +161,7 @@ def compress(
             calibration=calibration or DEFAULT_CALIBRATION,
             evaluation=evaluation or DEFAULT_EVALUATION,
         )
-    hardware = tuple(sorted({_as_enrolled(device) for device in devices or CPU_HARDWARE}))
+    hardware = tuple(sorted({as_enrolled(device) for device in devices or CPU_HARDWARE}))
     wishes = Wishes(
         has_data=footage is not None, is_trainable=compressing.can_train(draft),
         hardware=hardware, bits=bits, activation_bits=activation_bits, codes=codes,
@@ -251,12 +250,6 @@ def evaluate(
     else:
         output.fields({key: shown(value) for key, value in figures.items()})
     _note_nothing_found(output, agreement)
-
-
-def _as_enrolled(device: str) -> str:
-    """A hardware name as devices enrol with it: ``cpu-amd64`` is ``cpu-x86_64`` to them."""
-    runtime, dash, machine = device.rpartition("-")
-    return f"{runtime}{dash}{_MACHINES.get(machine, machine)}"
 
 
 def _footage(data: str) -> "Footage | None":

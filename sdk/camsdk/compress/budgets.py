@@ -1,6 +1,5 @@
 """Bits and sparsity of every layer, found so that the whole costs no more than it may."""
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from camsdk.artifact.hardware import local_hardware
 from camsdk.compress.allocate import (
     FLOAT_BITS,
     LayerChoice,
@@ -176,7 +176,7 @@ def _kept_profile(
 def _profile_of_this_machine(
     model: onnx.ModelProto, budget: Budget, inputs: Sequence[Floats]
 ) -> DeviceProfile:
-    here = f"cpu-{platform.machine()}"
+    here = local_hardware()
     if budget.device != here:
         raise InvalidInput(
             f"how long layers take on {budget.device or 'no device'} is not known here, which is "

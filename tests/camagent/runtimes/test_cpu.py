@@ -17,10 +17,11 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from camagent.runtimes.base import Runtime, local_hardware
+from camagent.runtimes.base import Runtime
 from camagent.runtimes.cpu import CpuRuntime, CpuSettings
 from camagent.runtimes.cpu_worker import PACKED_MAGIC
 from camsdk.artifact import packed
+from camsdk.artifact.hardware import local_hardware
 from camsdk.artifact.onnx_check import DETECTOR_OPERATORS
 from camsdk.compress.pack_model import pack_model
 from camsdk.errors import InvalidInput, RuntimeFailure

@@ -1,7 +1,6 @@
 """``camctl model compress|evaluate``: drafts in, drafts out, figures, a page to read."""
 
 import json
-import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from camsdk.artifact.bundle import pack, read_unverified
+from camsdk.artifact.hardware import local_hardware
 from camsdk.cli.compress_options import DEFAULT_EPOCHS, Wishes
 from camsdk.compress import compressing, engines, evaluate
 from camsdk.compress.options import ActivationOptions, Block, CodeSet, Filter, NOfM
@@ -74,7 +74,7 @@ def test_machines_are_called_as_devices_enrol(
 def test_times_of_this_machine_are_measured_once_for_a_model(
     camctl: "Camctl", small: Path, tmp_path: Path
 ) -> None:
-    here, work = f"cpu-{platform.machine()}", tmp_path / "kept"
+    here, work = local_hardware(), tmp_path / "kept"
     command = ("model", "compress", small, "--max-ms", "1e-9", "--device", here, "--work", work)
     first = camctl(*command, "--json").json["error"]
     (kept,) = work.iterdir()

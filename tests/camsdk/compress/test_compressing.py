@@ -1,7 +1,6 @@
 """A small detector through the whole tool: rounded, pruned, trained, within a budget, killed."""
 
 import math
-import platform
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from camsdk.artifact.hardware import local_hardware
 from camsdk.compress import candidates, compressing
 from camsdk.compress.agreement import evaluate
 from camsdk.compress.choosing import Choice
@@ -278,7 +278,7 @@ def test_zeros_of_whole_blocks_never_exceed_a_budget_of_work() -> None:
 
 def test_times_are_measured_once_and_float_is_a_choice_where_it_is_faster(tmp_path: Path) -> None:
     kept = tmp_path / "profile.yaml"
-    here = f"cpu-{platform.machine()}"
+    here = local_hardware()
     far = CompressOptions(budget=Budget("latency", 1e-9, here))
     hints = []
     for _ in range(2):

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from camagent.canary import run_canary
-from camagent.runtimes.base import local_hardware
 from camagent.runtimes.cpu import CpuRuntime
 from camsdk import assets
 from camsdk.artifact import bundle, keys
 from camsdk.artifact.decode import decode
+from camsdk.artifact.hardware import local_hardware
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress import nanodet
 from camsdk.compress.clips import read_frames
