@@ -25,6 +25,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -42,13 +43,11 @@ PEERS = {
     "nncf_qat": (TORCH, "nncf==3.4.0"),
 }
 """Methods that need an environment of their own, and its pins."""
-SOURCES = {
-    "ours": ("sdk/camsdk/compress/training", "sdk/camsdk/compress/codes.py",
-             "sdk/camsdk/compress/sparsity.py", "sdk/camsdk/compress/options.py"),
-}  # fmt: skip
-BORROWED = {"ours": ("distilling.py",), "lsq_distilled": ("lsq.py", "distilling.py")}
-"""Files beside a method's own that decide its result."""
-NETWORKS = ("sdk/camsdk/zoo/resnet.py", "sdk/camsdk/zoo/mobilenetv2.py")
+PRETRAINING = (
+    "benchmarks/peers/recipe.py", "benchmarks/peers/nets.py", "benchmarks/peers/pretrain.py",
+    "sdk/camsdk/zoo/resnet.py", "sdk/camsdk/zoo/mobilenetv2.py",
+)  # fmt: skip
+"""What decides the float networks."""
 QUANTIZED = (
     Row("W3A8", 3, 8),
     Row("W3A4", 3, 4),
@@ -57,12 +56,14 @@ QUANTIZED = (
     Row("W2A2", 2, 2),
     Row("W1A2", 1, 2),
 )
+EIGHT = (Row("W8A8", 8, 8),)
 PRUNED = tuple(Row(f"S{percent}", sparsity=percent / 100) for percent in (90, 95, 97))
 FILTERS = tuple(Row(f"F{percent}", removed_macs=percent / 100) for percent in (50, 70))
 JOINT = (Row("S90W3A8", 3, 8, 0.9),)
+EIGHT_BITS = ("ours", "lsq", "nncf_qat")
 QUANTIZERS = ("ours", "lsq", "lsq_distilled", "brevitas_qat")
-PRUNERS = ("ours", "magnitude")
-FILTER_PRUNERS = ("ours", "torch_pruning")
+PRUNERS = ("ours", "magnitude", "magnitude_distilled")
+FILTER_PRUNERS = ("ours", "torch_pruning", "torch_pruning_distilled")
 PRETRAIN_EPOCHS = 3.0
 
 
@@ -87,6 +88,7 @@ def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
         for net in arguments.nets:
             yield Job(net, Row("float"), "float", seed)
             for rows, methods in (
+                (EIGHT, EIGHT_BITS),
                 (QUANTIZED, QUANTIZERS),
                 (PRUNED, PRUNERS),
                 (FILTERS, FILTER_PRUNERS),
@@ -100,12 +102,14 @@ def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
                             yield Job(net, row, method, seed)
 
 
+@cache
 def digest(method: str) -> str:
     """Of the code that decides a method's result."""
-    shared = ("recipe.py", "nets.py", f"{method}.py") + ("run.py",) * (method != "pretrain")
-    files = [FOLDER / "peers" / name for name in (*shared, *BORROWED.get(method, ()))]
-    sources = [ROOT / source for source in (*SOURCES.get(method, ()), *NETWORKS)]
-    return environments.digest([*files, *sources])
+    if method == "pretrain":
+        return environments.digest(ROOT / file for file in PRETRAINING)
+    own = FOLDER / "peers" / f"{method.removesuffix('_distilled')}.py"
+    files = [FOLDER / "peers" / "run.py"] + [own] * (method != "float")
+    return environments.digest(environments.imported(files))
 
 
 def interpreter(method: str) -> Path:
@@ -151,7 +155,7 @@ def table(results: list[dict[str, object]]) -> str:
         if r["method"] != "float" and (r["net"], r["seed"]) in base:
             cell = drops.setdefault((r["net"], r["row"]), {}).setdefault(r["method"], [])
             cell.append(base[r["net"], r["seed"]] - float(r["test"]))
-    methods = list(dict.fromkeys((*QUANTIZERS, *PRUNERS, *FILTER_PRUNERS)))
+    methods = list(dict.fromkeys((*EIGHT_BITS, *QUANTIZERS, *PRUNERS, *FILTER_PRUNERS)))
     lines = ["| network | row | " + " | ".join(methods) + " |", "|---" * (len(methods) + 2) + "|"]
     for (net, row), cells in drops.items():
         best = min(statistics.mean(values) for values in cells.values())
@@ -159,7 +163,11 @@ def table(results: list[dict[str, object]]) -> str:
         lines.append(f"| {net} | {row} | " + " | ".join(shown) + " |")
     for net in dict.fromkeys(net for net, _ in base):
         values = [value for (name, _), value in base.items() if name == net]
-        lines.append(f"\n{net}: float {statistics.mean(values):.2f}% over {len(values)} seeds")
+        starts = [float(r["start"]) for r in results if r["method"] == "float" and r["net"] == net]
+        lines.append(
+            f"\n{net}: float {statistics.mean(values):.2f}% after these epochs, "
+            f"{statistics.mean(starts):.2f}% before, over {len(values)} seeds"
+        )
     return "\n".join(lines)
 
 

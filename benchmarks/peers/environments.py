@@ -3,6 +3,7 @@
 Every peer gets an environment of its own at its first run, since their pins exclude each other.
 """
 
+import ast
 import hashlib
 import os
 import subprocess
@@ -52,3 +53,33 @@ def digest(paths: Iterable[Path]) -> str:
             if file.is_file():
                 total.update(file.read_bytes())
     return total.hexdigest()[:12]
+
+
+def imported(files: Iterable[Path]) -> list[Path]:
+    """The files and all of this project that they import, directly or not, in order of names."""
+    found: set[Path] = set()
+    waiting = list(files)
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for name in _names(ast.parse(file.read_text())):
+            waiting += [at for at in _places(name) if at.is_file()]
+    return sorted(found)
+
+
+def _names(tree: ast.Module) -> Iterable[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _places(name: str) -> Iterable[Path]:
+    """Where a module of this project may be."""
+    for root in (FOLDER.parent, ROOT / "sdk"):
+        below = root.joinpath(*name.split("."))
+        yield from (below.with_suffix(".py"), below / "__init__.py")

@@ -1,6 +1,4 @@
-"""Ours: ``camsdk.compress.training`` in the shared loop, with the float network as the teacher."""
-
-import copy
+"""Ours: ``camsdk.compress.training`` in the shared loop."""
 
 from torch import Tensor, nn
 
@@ -16,28 +14,15 @@ from camsdk.compress.options import (
 from camsdk.compress.training.admm import AdmmMethod
 from camsdk.compress.training.method import Method
 from camsdk.compress.training.pruning import PruneMethod
-from peers.distilling import distillation
 from peers.recipe import Contender, Row
-
-IS_DISTILLED = True
 
 
 def prepare(module: nn.Module, row: Row, edges: tuple[str, ...], example: Tensor) -> Contender:
     """Quantized, pruned, or both in one schedule."""
-    teacher = copy.deepcopy(module).eval() if IS_DISTILLED else None
     method = _method(row, edges)
     method.attach(module, example)
-
-    def loss(images: Tensor, labels: Tensor) -> Tensor:
-        logits = module(images)
-        total = nn.functional.cross_entropy(logits, labels)
-        if teacher is not None:
-            total = total + distillation(logits, teacher, images)
-        return total
-
     return Contender(
         module,
-        loss=loss,
         after_backward=method.after_backward,
         after_step=method.after_step,
         finish=method.finish,

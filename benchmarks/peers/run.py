@@ -1,5 +1,9 @@
-"""One contender in its own process: ``run.py METHOD NET SEED ROW.json STATE.pt DATA OUT.json``."""
+"""One contender in its own process: ``run.py METHOD NET SEED ROW.json STATE.pt DATA OUT.json``.
 
+``METHOD_distilled`` is the method with the float network as its teacher; ours has it always.
+"""
+
+import copy
 import importlib
 import json
 import sys
@@ -8,8 +12,9 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from peers.distilling import distilled
 from peers.nets import EDGES, make
 from peers.recipe import (
     FINE_TUNE_RATE,
@@ -35,6 +40,18 @@ def zeros(module: nn.Module, edges: tuple[str, ...]) -> float:
     return sum(int((w == 0).sum()) for w in weights) / max(1, sum(w.numel() for w in weights))
 
 
+def prepared(method: str, module: nn.Module, row: Row, net: str, example: Tensor) -> Contender:
+    """The module as the method trains it."""
+    if method == "float":
+        return Contender(module)
+    teacher = copy.deepcopy(module).eval()
+    name = method.removesuffix("_distilled")
+    contender: Contender = importlib.import_module(f"peers.{name}").prepare(
+        module, row, EDGES[net], example
+    )
+    return distilled(contender, teacher) if method == "ours" or name != method else contender
+
+
 def main() -> None:
     method, net, seed, row, state, data, epochs, out = sys.argv[1:9]
     warnings.filterwarnings("ignore")
@@ -47,12 +64,8 @@ def main() -> None:
     trained, held = split(read_pictures(Path(files["train"][0]), Path(files["train"][1])))
     test = read_pictures(Path(files["test"][0]), Path(files["test"][1]))
     example = next(batches(trained, 1, int(seed)))[0]
-    if method == "float":
-        contender = Contender(module)
-    else:
-        contender = importlib.import_module(f"peers.{method}").prepare(
-            module, asked, EDGES[net], example
-        )
+    begin = accuracy(module, test) if method == "float" else None
+    contender = prepared(method, module, asked, net, example)
     dense = multiply_accumulates(make(net), example)
     start = time.process_time()
     contender.parameters = contender.parameters or decayed(contender.module)
@@ -60,6 +73,7 @@ def main() -> None:
     result = {
         "method": method, "net": net, "seed": int(seed), "row": asked.name,
         "held": accuracy(contender.module, held), "test": accuracy(contender.module, test),
+        "start": begin,
         "cpu_s": time.process_time() - start, "zeros": zeros(contender.module, EDGES[net]),
         "macs": multiply_accumulates(contender.module, example) / dense,
     }  # fmt: skip
