@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=[])
     parser.add_argument("--methods", nargs="+", default=[])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--epochs", type=float, default=0.5)
     parser.add_argument("--out", type=Path, default=CACHE / "compression")
     parser.add_argument("--list", action="store_true", help="show what would run")
     arguments = parser.parse_args()
