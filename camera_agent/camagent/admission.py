@@ -3,7 +3,8 @@
 1. The envelope opens with this device's key, under its name and the digest that was ordered.
 2. A trusted key signed the bundle, and every member is what the signed manifest says.
 3. It was made for this hardware.
-4. It is not older than what has been good here, unless the order says that a rollback is meant.
+4. It finds boxes: lines and zones count what a detector sees, and nothing else runs here.
+5. It is not older than what has been good here, unless the order says that a rollback is meant.
 
 Each rule costs the artifact; none costs the one that runs.
 """
@@ -40,6 +41,11 @@ def admit(
     data = unseal(sealed, identity.unsealing_key, device_id=identity.device_id, digest=digest)
     bundle = open_bundle(data, identity.trust_keys, hardware=identity.hardware)
     manifest = bundle.manifest
+    if manifest.kind != "detector":
+        raise ArtifactRefused(
+            f"{manifest.reference} is a {manifest.kind}, and a camera runs detectors alone",
+            "order a model whose outputs become boxes",
+        )
     floor = floors.get(manifest.name, 0)
     if manifest.version < floor and not is_rollback:
         raise ArtifactRefused(

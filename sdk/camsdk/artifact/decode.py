@@ -1,10 +1,12 @@
-"""From a model's output tensors to ``Detections``, as the manifest says.
+"""From a model's output tensors to ``Detections``, class scores or a map, as the manifest says.
 
 ``nanodet-gfl`` (Generalized Focal Loss, arXiv:2006.04388): for each stride one tensor of class
 logits (1, classes, rows, columns) and one of distance distributions (1, 4 * (reg_max + 1), rows,
 columns). A cell's class is its largest logit; its score is the sigmoid of that. Left, top, right
 and bottom are the expected values of their softmax distributions over 0..reg_max, in strides, from
 the cell's centre. Only cells above the threshold are decoded, so the cost follows the objects.
+
+``class-scores`` and ``class-map``: logits with the classes along axis 1; scores are their softmax.
 
 A model is not trusted: wrong shapes raise, and what is not finite is dropped.
 """
@@ -39,12 +41,15 @@ def decode(
         At most ``max_detections`` boxes in pixels of the frame, clipped to it.
 
     Raises:
-        RuntimeFailure: A tensor is missing or has another shape than the manifest implies.
+        RuntimeFailure: A tensor is missing or has another shape than the manifest implies, or the
+            model is no detector.
     """
     if manifest.output.decoder == "nanodet-gfl":
         found = _nanodet(outputs, manifest)
-    else:
+    elif manifest.output.decoder == "boxes-scores-classes":
         found = _decoded_boxes(outputs, manifest)
+    else:
+        raise RuntimeFailure(f"{manifest.reference} is a {manifest.kind}: it finds no boxes")
     place = placement(manifest.input, width, height)
     scale = np.array([place.scale_x, place.scale_y] * 2, np.float32)
     limit = np.array([width, height] * 2, np.float32)
@@ -55,6 +60,36 @@ def decode(
     found = found[order.astype(np.int64)]
     keep = suppress(found.xyxy, found.class_ids, manifest.output.nms_iou)
     return found[keep[: manifest.output.max_detections]]
+
+
+def class_logits(outputs: Mapping[str, NDArray[np.generic]], manifest: Manifest) -> F32:
+    """Logits of a classifier (classes,) or of a segmenter (classes, rows, columns), float32.
+
+    Raises:
+        RuntimeFailure: The tensor is missing, has another shape than the manifest implies, or
+            holds what is not finite.
+    """
+    (name,) = manifest.output.tensors
+    shape, classes = _class_shape(outputs, manifest), len(manifest.classes)
+    logits = _tensor(outputs, name, shape)
+    if not np.isfinite(logits).all():
+        raise RuntimeFailure(f"the model's output {name!r} is not finite")
+    return logits.reshape(classes) if manifest.kind == "classifier" else logits[0]
+
+
+def class_scores(logits: F32) -> F32:
+    """Softmax over axis 0, float32 of the same shape."""
+    weights = np.exp(logits - logits.max(axis=0, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=0, keepdims=True), np.float32)
+
+
+def _class_shape(outputs: Mapping[str, NDArray[np.generic]], manifest: Manifest) -> tuple[int, ...]:
+    """What the shape has to be; of the two of a classifier, and of any map, the one at hand."""
+    tensor, classes = outputs.get(manifest.output.tensors[0]), len(manifest.classes)
+    given = () if tensor is None else tensor.shape
+    if manifest.kind == "classifier":
+        return (1, classes, 1, 1) if len(given) == 4 else (1, classes)
+    return (1, classes, *(given[2:] if len(given) == 4 and min(given) > 0 else (1, 1)))
 
 
 def suppress(xyxy: F32, class_ids: I64, iou: float) -> I64:

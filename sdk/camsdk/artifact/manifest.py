@@ -1,9 +1,9 @@
 """The manifest: all that is known of a model, in one signed JSON text.
 
 No knowledge of a model lives outside its manifest: how a frame becomes the input tensor, how the
-output tensors become boxes, which hardware it was made for, how good it measured, where it came
-from, and a reference input with its expected output (the canary) that proves on the device that it
-still computes what it computed when it was made.
+output tensors become boxes or classes, which hardware it was made for, how good it measured, where
+it came from, and a reference input with its expected output (the canary) that proves on the device
+that it still computes what it computed when it was made.
 
 Invariants:
 
@@ -90,29 +90,50 @@ class InputSpec(_Value):
         return (1, self.height, self.width, 3)
 
 
+Kind = Literal["detector", "classifier", "segmenter"]
+"""What a model gives for a frame: boxes, one class, or a map of classes."""
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "nanodet-gfl": "detector",
+    "boxes-scores-classes": "detector",
+    "class-scores": "classifier",
+    "class-map": "segmenter",
+}
+"""By decoder."""
+
+
 class OutputSpec(_Value):
-    """How the output tensors become boxes.
+    """How the output tensors become boxes, a class, or a map of classes.
 
     Attributes:
         decoder: ``nanodet-gfl``: class logits and box distributions per stride (Generalized Focal
             Loss, arXiv:2006.04388), exact in ``camsdk.artifact.decode``;
-            ``boxes-scores-classes``: three tensors, already decoded.
+            ``boxes-scores-classes``: three tensors, already decoded;
+            ``class-scores``: logits (1, classes) or (1, classes, 1, 1), one class for the frame;
+            ``class-map``: logits (1, classes, rows, columns), a class for every cell.
         tensors: Names of the graph's outputs. ``nanodet-gfl``: for each stride in turn the class
-            logits, then the distributions. ``boxes-scores-classes``: in that order.
-        strides: Pixels of the input per cell, one per scale; empty when already decoded.
+            logits, then the distributions. ``boxes-scores-classes``: in that order. The others
+            have one.
+        strides: Pixels of the input per cell, one per scale; empty but for ``nanodet-gfl``.
         reg_max: Largest distance in strides that a distribution covers; it has reg_max + 1 bins.
-        score_threshold: Boxes below are dropped.
-        nms_iou: Of two boxes of one class that overlap more, the better stays.
+        score_threshold: Boxes below are dropped. Of a detector alone, which has to give it.
+        nms_iou: Of two boxes of one class that overlap more, the better stays. Of a detector
+            alone, which has to give it.
         max_detections: Per frame, best first.
     """
 
-    decoder: Literal["nanodet-gfl", "boxes-scores-classes"]
+    decoder: Literal["nanodet-gfl", "boxes-scores-classes", "class-scores", "class-map"]
     tensors: Annotated[tuple[TensorName, ...], Field(min_length=1, max_length=32)]
     strides: tuple[Annotated[int, Field(ge=1, le=256)], ...] = ()
     reg_max: Annotated[int, Field(ge=0, le=64)] = 0
-    score_threshold: Fraction
-    nms_iou: Fraction
+    score_threshold: Fraction = 0.0
+    nms_iou: Fraction = 0.0
     max_detections: Annotated[int, Field(ge=1, le=10_000)] = 300
+
+    @property
+    def kind(self) -> Kind:
+        """What comes out."""
+        return KINDS[self.decoder]
 
     @_model_validator(mode="after")
     def _check(self) -> Self:
@@ -123,9 +144,24 @@ class OutputSpec(_Value):
                 raise ValueError("nanodet-gfl needs two tensors per stride")
             if self.reg_max < 1:
                 raise ValueError("nanodet-gfl needs reg_max")
-        elif len(self.tensors) != 3 or self.strides:
-            raise ValueError("boxes-scores-classes needs three tensors and no strides")
+        elif self.decoder == "boxes-scores-classes" and len(self.tensors) != 3:
+            raise ValueError("boxes-scores-classes needs three tensors")
+        elif self.strides:
+            raise ValueError(f"{self.decoder} has no strides")
+        self._check_thresholds()
         return self
+
+    def _check_thresholds(self) -> None:
+        thresholds = {"score_threshold", "nms_iou"}
+        if self.kind == "detector":
+            # Their default is that of models without boxes: a detector never gets it unsaid.
+            for name in sorted(thresholds - self.model_fields_set):
+                raise ValueError(f"{self.decoder} needs {name}")
+            return
+        if len(self.tensors) != 1:
+            raise ValueError(f"{self.decoder} needs one tensor")
+        if self.reg_max or self.score_threshold or self.nms_iou:
+            raise ValueError(f"{self.decoder} has no boxes: no reg_max, score_threshold, nms_iou")
 
 
 class ModelFile(_Value):
@@ -190,6 +226,7 @@ class Manifest(_Value):
 
     Attributes:
         version: From 1; a device never goes to a lower one unless a rollback is ordered.
+        kind: What it gives for a frame, as ``output.decoder`` implies.
         hardware: Runtimes and machines that it was made for.
         classes: Names by class id.
         members: All files of the bundle, sorted by path, exactly one of them a model.
@@ -200,7 +237,7 @@ class Manifest(_Value):
     format_version: Literal[1] = FORMAT_VERSION
     name: Name
     version: Annotated[int, Field(ge=1, lt=1_000_000_000)]
-    kind: Literal["detector"] = "detector"
+    kind: Kind = "detector"
     hardware: Annotated[tuple[Hardware, ...], Field(min_length=1, max_length=16)]
     precision: Precision
     classes: Annotated[tuple[Label, ...], Field(min_length=1, max_length=4096)]
@@ -221,6 +258,8 @@ class Manifest(_Value):
             raise ValueError("exactly one member must be the model")
         if not any(m.path == self.canary.path and m.format == "npz" for m in self.members):
             raise ValueError(f"the canary {self.canary.path!r} is not an npz member")
+        if self.kind != self.output.kind:
+            raise ValueError(f"a {self.kind} with the outputs of a {self.output.kind}")
         return self
 
     @property

@@ -22,7 +22,7 @@ Format = Literal["auto", "onnx", "pytorch", "tensorflow", "tflite", "tfjs", "caf
 
 EXAMPLES: Final = "\n\n".join(
     (
-        "Formats, one example each (with -o FILE.onnx instead of a detector's options):",
+        "Formats, one example each (with -o FILE.onnx instead of an artifact's options):",
         "ONNX: camctl model import net.onnx -o net-float.onnx",
         "PyTorch, of torch.export.save: camctl model import net.pt2 -o net.onnx",
         "TensorFlow, frozen graph: camctl model import net.pb --output scores -o net.onnx",
@@ -34,6 +34,8 @@ EXAMPLES: Final = "\n\n".join(
         "--input data:1x3x224x224 -o net.onnx",
         "A detector as an artifact: camctl model import net.onnx --decoder boxes-scores-classes "
         "--classes names.txt -o net.cam",
+        "A classifier: camctl model import net.onnx --decoder class-scores --classes names.txt "
+        "--mean 127 --std 128 -o net.cam",
         "SavedModel and TensorFlow Lite need TensorFlow, which is installed apart once (1.6 GB).",
     )
 )
@@ -111,8 +113,9 @@ def import_model(
         str | None,
         typer.Option(
             "--decoder",
-            help="How outputs become boxes: nanodet-gfl, boxes-scores-classes; or tensorflow-ssd: "
-            "raw boxes and scores of TensorFlow's detection models.",
+            help="What outputs mean. Boxes: nanodet-gfl, boxes-scores-classes, or tensorflow-ssd "
+            "(raw boxes and scores of TensorFlow's detection models). One class for the picture: "
+            "class-scores. A class for every cell: class-map.",
         ),
     ] = None,
     classes: Annotated[
@@ -153,7 +156,7 @@ def import_model(
     is_plain = out is not None and out.suffix == ".onnx"
     if not is_plain and decoder is None and description is None:
         raise InvalidInput(
-            "an artifact needs to know how the model's outputs become boxes",
+            "an artifact needs to know what the model's outputs mean",
             "give --decoder or --description; or write plain ONNX with -o model.onnx",
         )
     imported, kind = _import_any(path, framework, weights, inputs, outputs, output)

@@ -11,6 +11,7 @@ from camsdk.errors import InvalidInput, NotFound
 if TYPE_CHECKING:
     import onnx
 
+    from camsdk.artifact.manifest import InputSpec, OutputSpec
     from camsdk.compress.packaging import Draft
 
 _MAX_DESCRIPTION_BYTES: Final = 1 << 20
@@ -85,7 +86,7 @@ def make_import_draft(
     name: str,
     version: int,
 ) -> "Draft":
-    """A float artifact of an imported detector.
+    """A float artifact of an imported detector, classifier or segmentation network.
 
     Raises:
         InvalidInput: The description does not fit the model.
@@ -93,41 +94,57 @@ def make_import_draft(
     """
     from pydantic import ValidationError
 
-    from camsdk.artifact.manifest import InputSpec, Lineage, OutputSpec, describe
+    from camsdk.artifact.manifest import Lineage, describe
     from camsdk.compress.packaging import TOOL_VERSION, Description, make_draft
 
-    sections = _read_sections(wishes)
-    if sections["output"].get("decoder") == TENSORFLOW_SSD:
-        from camsdk.compress.importers.ssd_boxes import as_detector
-
-        model = as_detector(model)
-        sections["output"]["decoder"] = "boxes-scores-classes"
-    image = _tupled({**_guess_input(model), **sections["input"]})
-    outputs = [info.name for info in model.graph.output]
-    found = _tupled(
-        {"tensors": outputs, "score_threshold": 0.3, "nms_iou": 0.6, **sections["output"]}
-    )
     lineage = Lineage(
         source=source.name,
         source_sha256=_digest(source),
         tool=f"camsdk.compress.importers ({framework})",
         tool_version=TOOL_VERSION,
     )
+    sections = _read_sections(wishes)
+    classes = tuple(sections["classes"])
     try:
-        spec, output = InputSpec(**image), OutputSpec(**found)
-        missing = set(output.tensors) - set(outputs)
-        if missing:
-            raise InvalidInput(f"the model has no output {sorted(missing)}", f"it has {outputs}")
-        _check_shape(model, spec.shape)
-        described = Description(
-            name, version, "fp32", tuple(sections["classes"]), spec, output, lineage
-        )
+        model, spec, output = _specified(model, sections, len(classes))
+        described = Description(name, version, "fp32", classes, spec, output, lineage)
         return make_draft(model, described)
     except ValidationError as error:
         raise InvalidInput(
             f"the model's description is not valid: {describe(error)}",
             "see --description, --decoder, --classes, --mean, --std, --color and --layout",
         ) from error
+
+
+def _specified(
+    model: "onnx.ModelProto", sections: Mapping[str, Any], class_count: int
+) -> "tuple[onnx.ModelProto, InputSpec, OutputSpec]":
+    """The model as its decoder takes it, and what the manifest says of its input and output."""
+    from camsdk.artifact.manifest import KINDS, InputSpec, OutputSpec
+
+    wanted = dict(sections["output"])
+    if wanted.get("decoder") == TENSORFLOW_SSD:
+        from camsdk.compress.importers.ssd_boxes import as_detector
+
+        model, wanted["decoder"] = as_detector(model), "boxes-scores-classes"
+    if KINDS.get(str(wanted.get("decoder")), "detector") == "detector":
+        wanted = {"score_threshold": 0.3, "nms_iou": 0.6, **wanted}
+    outputs = [info.name for info in model.graph.output]
+    spec = InputSpec(**_tupled({**_guess_input(model), **sections["input"]}))
+    output = OutputSpec(**_tupled({"tensors": outputs, **wanted}))
+    missing = set(output.tensors) - set(outputs)
+    if missing:
+        raise InvalidInput(f"the model has no output {sorted(missing)}", f"it has {outputs}")
+    _check_shape(model, spec.shape)
+    if output.kind != "detector":
+        from camsdk.artifact.preprocess import make_input
+        from camsdk.compress.importers.class_outputs import as_logits
+        from camsdk.compress.packaging import rendered_picture
+
+        example = make_input(rendered_picture(), spec)
+        model, logits = as_logits(model, output.tensors[0], output.kind, class_count, example)
+        output = output.model_copy(update={"tensors": (logits,)})
+    return model, spec, output
 
 
 def _tupled(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,7 +170,7 @@ def _input_shapes(model: "onnx.ModelProto") -> dict[str, tuple[int, ...]]:
     }
     if len(shapes) != 1:
         raise InvalidInput(
-            f"a detector takes one picture, the model has the inputs {sorted(shapes)}",
+            f"an artifact takes one picture, the model has the inputs {sorted(shapes)}",
             "write it as plain ONNX with -o model.onnx",
         )
     return shapes
@@ -192,7 +209,7 @@ def _read_sections(wishes: Wishes) -> dict[str, Any]:
         classes = [line.strip() for line in lines if line.strip()]
     if not isinstance(classes, list | tuple) or not classes:
         raise InvalidInput(
-            "a detector needs the names of its classes", "give --classes FILE, one name a line"
+            "an artifact needs the names of its classes", "give --classes FILE, one name a line"
         )
     return {**document, "classes": [str(item) for item in classes]}
 

@@ -110,6 +110,7 @@ def make_draft(
     manifest = Manifest(
         name=description.name,
         version=description.version,
+        kind=description.output.kind,
         hardware=description.hardware,
         precision=description.precision,
         classes=description.classes,

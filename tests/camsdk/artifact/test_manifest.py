@@ -234,3 +234,54 @@ def test_any_text_is_a_reference_or_refused(text: str) -> None:
     except CamError:
         return
     assert text == (name if version is None else f"{name}:{version}")
+
+
+def test_a_manifest_of_an_older_version_keeps_its_bytes() -> None:
+    """As it was written before there were classifiers."""
+    written = (
+        b'{"canary":{"max_abs_error":0.001,"min_agreement":1.0,"path":"canary.npz"},'
+        b'"classes":["person","bicycle"],"created_timestamp_s":1700000000.0,"format_version":1,'
+        b'"hardware":["cpu-x86_64","cpu-aarch64"],"input":{"color":"BGR","dtype":"float32",'
+        b'"height":32,"layout":"NCHW","mean":[0.0,0.0,0.0],"name":"x","resize":"stretch",'
+        b'"std":[1.0,1.0,1.0],"width":32},"kind":"detector","lineage":{"calibration_sha256":null,'
+        b'"options":{},"source":"made for a test","source_sha256":"' + b"0" * 64 + b'","tool":"t",'
+        b'"tool_version":"1"},"members":['
+        b'{"format":"npz","path":"canary.npz","sha256":"SHA0","size_bytes":42},'
+        b'{"format":"onnx","path":"model.onnx","sha256":"SHA1","size_bytes":200}],'
+        b'"metrics":{"ap50":0.5},"name":"tiny","output":{"decoder":"boxes-scores-classes",'
+        b'"max_detections":300,"nms_iou":0.6,"reg_max":0,"score_threshold":0.35,"strides":[],'
+        b'"tensors":["boxes","scores","classes"]},"precision":"fp32","version":1}'
+    )
+    manifest = make_manifest()
+    for index, member in enumerate(manifest.members):
+        written = written.replace(f"SHA{index}".encode(), member.sha256.encode())
+    assert manifest.to_bytes() == written
+    assert Manifest.from_bytes(written) == manifest
+
+
+CLASSES: dict[str, Any] = {"decoder": "class-scores", "tensors": ("scores",)}
+BOXES: dict[str, Any] = {"decoder": "boxes-scores-classes", "tensors": ("b", "s", "c")}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (BOXES | {"nms_iou": 0.5}, "needs score_threshold"),
+        (BOXES | {"score_threshold": 0.5}, "needs nms_iou"),
+        (CLASSES | {"score_threshold": 0.5}, "has no boxes"),
+        (CLASSES | {"nms_iou": 0.5, "decoder": "class-map"}, "has no boxes"),
+        (CLASSES | {"strides": (8,)}, "has no strides"),
+        (CLASSES | {"tensors": ("a", "b")}, "needs one tensor"),
+    ],
+)
+def test_thresholds_are_of_boxes_alone(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        OutputSpec(**fields)
+
+
+def test_the_kind_is_what_the_outputs_say() -> None:
+    output = OutputSpec(**CLASSES)
+    manifest = make_manifest(kind="classifier", output=output)
+    assert Manifest.from_bytes(manifest.to_bytes()) == manifest
+    with pytest.raises(ValidationError, match="a detector with the outputs of a classifier"):
+        make_manifest(output=output)
