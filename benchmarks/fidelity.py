@@ -9,10 +9,13 @@ the last layer 8-bit weights, in all. Without data ours makes up its inputs; a p
 calibration cannot do without any is given noise. A cell is empty where a peer cannot do what the
 row asks for.
 
-A cell has two figures, and the lower is the better of each: the Kullback-Leibler divergence of the
-softmax from the float network's, in millinats, and what is lost in answers, in points: on
-Fashion-MNIST accuracy on the test set, on photos (EfficientNet-Lite0) agreement with the float
-network. Means over seeds, of the points with their standard error.
+A cell has two figures, and the lower is the better of each: the distance from the float network
+and what is lost in answers, in points. The distance is the Kullback-Leibler divergence of the
+softmax in millinats; of the detector it is the squared error of the outputs, in thousandths of
+their square. Answers are those on the test set of Fashion-MNIST; on photos (EfficientNet-Lite0) the
+agreement with the float network; of the detector (NanoDet-g, ``peers/detector.py``) average
+precision against the float network's boxes, all classes, with persons in brackets. Means over
+seeds, of the points with their standard error.
 
 Peers run in environments of their own, made in the user's cache folder at the first run. Finished
 jobs are kept in ``--out`` under a digest of the code that made them: a run goes on where it was
@@ -28,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -41,7 +44,7 @@ sys.path.insert(0, str(FOLDER))
 
 # the folder of this script is no package
 import compression  # noqa: E402
-from peers import tasks  # noqa: E402
+from peers import detector, tasks  # noqa: E402
 from peers.environments import CACHE, ROOT, TORCH, digest, environment, interpreter  # noqa: E402
 from peers.ptq import Bits  # noqa: E402
 
@@ -57,8 +60,16 @@ PINS = {
 """Contenders and what their environments hold; none runs in this one."""
 OURS = ("ptq", "graph", "codes.py", "options.py", "sessions.py")
 """Of ``camsdk.compress``: what decides our results."""
-TASKS = (tasks.PHOTOS, "mobilenetv2-w50", "resnet20")
-TIMEOUT_S = 1800
+TASKS = (tasks.PHOTOS, "mobilenetv2-w50", "resnet20", detector.NAME)
+UNSEEDED = (tasks.PHOTOS, detector.NAME)
+"""Published weights, and inputs that nothing draws: one seed says all."""
+DETECTOR_CODE = (
+    *(f"benchmarks/peers/{name}.py" for name in ("detector", "heads")),
+    *(f"sdk/camsdk/compress/{name}.py" for name in ("clips", "evaluate", "nanodet")),
+    "sdk/camsdk/artifact/preprocess.py",
+)
+"""What decides its model, inputs and judge. Not the decoder, which learns the heads of others."""
+TIMEOUT_S = 3000
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ def wanted(arguments: argparse.Namespace) -> Iterator[Wanted]:
     """Row by row, so that a run that is stopped early has whole rows."""
     for seed in range(arguments.seeds):
         for task in arguments.tasks:
-            if task == tasks.PHOTOS and seed:
+            if task in UNSEEDED and seed:
                 continue
             for weight_bits in arguments.bits:
                 for scales in arguments.scales:
@@ -86,7 +97,12 @@ def wanted(arguments: argparse.Namespace) -> Iterator[Wanted]:
 
 
 def task_folder(task: str, seed: int, out: Path) -> Path:
-    """Its model, inputs and float logits; made if they are not there."""
+    """Its model, inputs and float outputs; made if they are not there."""
+    if task == detector.NAME:
+        folder = out / f"{task}-{digest(ROOT / name for name in DETECTOR_CODE)}"
+        if not (folder / "float.npz").is_file():
+            detector.make(folder)
+        return folder
     code = [FOLDER / "peers" / f"{name}.py" for name in ("tasks", "photos", "efficientnet_lite")]
     state = _state(task, seed)
     folder = out / f"{task}-{seed}-{digest([*code, state])}"
@@ -123,28 +139,56 @@ def run(cell: Wanted, folder: Path, until: float) -> dict[str, float] | None:
         if time.monotonic() > until:
             return {}
         with tempfile.TemporaryDirectory(prefix="fidelity-") as scratch:
-            _start(cell, folder, out, Path(scratch))
+            if cell.task == detector.NAME:
+                _start_detector(cell, folder, out, Path(scratch))
+            else:
+                _start(cell, folder, out, Path(scratch))
     told = json.loads(out.read_text())
     if not told["is_possible"]:
         return None
-    figures = judge(np.load(out.with_suffix(".npy")), folder)
+    if cell.task == detector.NAME:
+        figures: dict[str, float] = told["figures"]
+    else:
+        figures = judge(np.load(out.with_suffix(".npy")), folder)
     print(f"{cell.task} {cell.seed} {cell.bits.name} {cell.method}: {figures}, {told}",
           file=sys.stderr)  # fmt: skip
     return figures
 
 
 def _start(cell: Wanted, folder: Path, out: Path, scratch: Path) -> None:
-    mean, std = tasks.PREPROCESSING.get(cell.task, tasks.FASHION)
-    job = {
+    scaling = tasks.PREPROCESSING.get(cell.task, tasks.FASHION)
+    job = _job(cell, folder, out, scaling, tasks.EDGES[cell.task])
+    _quantized(cell, "peers.ptq", job, scratch)
+
+
+def _start_detector(cell: Wanted, folder: Path, out: Path, scratch: Path) -> None:
+    """Outputs are large: they are judged at once and not kept."""
+    made, edges = scratch / "made.json", json.loads((folder / "edges.json").read_text())
+    job = _job(cell, folder, made, detector.PREPROCESSING, edges)
+    _quantized(cell, "peers.heads", job, scratch)
+    told = json.loads(made.read_text())
+    if told["is_possible"]:
+        with np.load(made.with_suffix(".npz")) as outputs:
+            told["figures"] = detector.judge([outputs[name] for name in outputs.files], folder)
+    out.write_text(json.dumps(told))
+
+
+def _job(
+    cell: Wanted, folder: Path, out: Path, scaling: tuple[float, float], edges: Sequence[str]
+) -> dict[str, object]:
+    return {
         "model": str(folder / "model.onnx"), "calibration": str(folder / "calibration.npy"),
-        "judged": str(folder / "judged.npy"), "bits": asdict(cell.bits), "mean": mean, "std": std,
-        "edges": tasks.EDGES[cell.task], "out": str(out),
+        "judged": str(folder / "judged.npy"), "bits": asdict(cell.bits), "mean": scaling[0],
+        "std": scaling[1], "edges": edges, "out": str(out),
     }  # fmt: skip
+
+
+def _quantized(cell: Wanted, program: str, job: dict[str, object], scratch: Path) -> None:
     path = scratch / "job.json"
     path.write_text(json.dumps(job))
     python = str(interpreter(f"ptq_{cell.method}", PINS[cell.method]))
     done = subprocess.run(
-        [python, "-m", "peers.ptq", cell.method, str(path)],
+        [python, "-m", program, cell.method, str(path)],
         env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S,
     )  # fmt: skip
     if done.returncode:
@@ -176,18 +220,18 @@ Results = dict[tuple[str, Bits], dict[str, list[dict[str, float]]]]
 
 def table(results: Results, methods: list[str]) -> str:
     """Markdown: the best of a row by each figure in bold, and whether ours is ahead by it."""
-    columns = ["network", "row", *methods, "ahead in KL?", "ahead in answers?"]
+    columns = ["network", "row", *methods, "ahead in distance?", "ahead in answers?"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for (task, bits), cells in results.items():
         run = {method: values for method, values in cells.items() if all(values)}
-        kl, drop = (
+        distance, drop = (
             {method: statistics.mean(of[key] for of in values) for method, values in run.items()}
-            for key in ("kl", "drop")
+            for key in ("error" if task == detector.NAME else "kl", "drop")
         )
         if not run:
             continue
         shown = [
-            _shown(run[method], method, kl, drop)
+            _shown(run[method], method, distance, drop)
             if method in run
             else "not run"
             if method in cells
@@ -195,7 +239,7 @@ def table(results: Results, methods: list[str]) -> str:
             for method in methods
         ]
         is_whole = len(run) == len(cells)
-        line = [task, bits.name, *shown, _verdict(kl, is_whole), _verdict(drop, is_whole)]
+        line = [task, bits.name, *shown, _verdict(distance, is_whole), _verdict(drop, is_whole)]
         lines.append(f"| {' | '.join(line)} |")
     return "\n".join(lines)
 
@@ -203,15 +247,18 @@ def table(results: Results, methods: list[str]) -> str:
 def _shown(
     values: list[dict[str, float]],
     method: str,
-    kl: dict[str, float],
+    distance: dict[str, float],
     drop: dict[str, float],
 ) -> str:
-    first = _bold(f"{kl[method]:.1f}", kl[method] == min(kl.values()))
+    first = _bold(f"{distance[method]:.1f}", distance[method] == min(distance.values()))
     second = f"{drop[method]:+.2f}"
     if len(values) > 1:
         spread = statistics.stdev(of["drop"] for of in values) / math.sqrt(len(values))
         second += f" ± {spread:.2f}"
-    return f"{first} · {_bold(second, drop[method] == min(drop.values()))}"
+    second = _bold(second, drop[method] == min(drop.values()))
+    if "persons" in values[0]:
+        second += f" ({values[0]['persons']:+.2f})"
+    return f"{first} · {second}"
 
 
 def _bold(text: str, is_best: bool) -> str:
@@ -265,7 +312,7 @@ def main() -> None:
                 row.setdefault(cell.method, []).append(figures)
     print(table(results, arguments.methods))
     for (task, seed), folder in folders.items():
-        if task != tasks.PHOTOS:
+        if task not in UNSEEDED:
             answers = np.load(folder / "float.npy").argmax(1)
             share = (answers == np.load(folder / "labels.npy")).mean()
             print(f"\n{task}, seed {seed}: float {100 * share:.2f}%")
