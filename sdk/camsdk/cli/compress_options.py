@@ -163,8 +163,9 @@ WorkOption = Annotated[
     typer.Option(
         "--work",
         metavar="FOLDER",
-        help="Where a training keeps its checkpoint, from which the same command goes on after "
-        "Ctrl-C or a kill, and --max-ms its measured times. Default: in the user's cache.",
+        help="Where a run with a training keeps its finished rounding and its checkpoint, from "
+        "which the same command goes on after Ctrl-C or a kill, and --max-ms its measured times. "
+        "Default: in the user's cache.",
     ),
 ]
 

@@ -177,7 +177,7 @@ def compress(
     if options.train is not None:
         demand("torch", "torch_pruning")
         folder = _work_folder(work, "trainings")
-    output = Output(is_json=is_json)
+    output, kept = Output(is_json=is_json), list[Path]()
     with bar(output, "compressing") as on_progress:
         try:
             made = compressing.compress(
@@ -192,15 +192,16 @@ def compress(
                 work=folder,
                 seed=seed,
                 on_progress=on_progress,
+                on_kept=kept.append,
             )
         except KeyboardInterrupt:
-            if folder is not None:
+            if any(file.exists() for file in kept):
                 output.note(f"the same command goes on from what is kept in {folder}")
             raise
     write_draft(made.draft, path)
     _write_report(made, page)
-    for checkpoint in made.checkpoints:
-        checkpoint.unlink(missing_ok=True)
+    for file in made.kept:
+        file.unlink(missing_ok=True)
     report(output, made.draft, path, {"report": str(page), **_facts(made)})
     _note_nothing_found(output, made.agreement)
     if made.choice.reason:

@@ -1,8 +1,9 @@
 """Artifacts that a compression has to choose from: rounded after training, or trained."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -18,12 +19,25 @@ from camsdk.compress.evaluate import Agreement
 from camsdk.compress.footage import Footage
 from camsdk.compress.graph.qdq import emit_qdq
 from camsdk.compress.lineages import lineage
-from camsdk.compress.options import CompressOptions, Filter, LayerOptions, QuantizeOptions
+from camsdk.compress.options import (
+    CompressOptions,
+    Filter,
+    LayerOptions,
+    PruneOptions,
+    QuantizeOptions,
+)
 from camsdk.compress.packaging import PACKED_MEMBER, Draft, describe, make_draft
 from camsdk.compress.ptq.edges import with_precise_edges
-from camsdk.compress.ptq.quantizing import Ptq, quantize_after_training
+from camsdk.compress.ptq.quantizing import quantize_after_training
 from camsdk.compress.ptq.ranges import for_synthetic
 from camsdk.compress.ptq.synthetic import Synthesis
+from camsdk.compress.rounding_file import (
+    SUFFIX,
+    Rounding,
+    read_rounding,
+    rounding_digest,
+    write_rounding,
+)
 from camsdk.compress.steps import OnProgress
 
 _LOW_PRECISION_BITS: Final = 7
@@ -89,6 +103,21 @@ class Candidate:
         return len(self.draft.members[PACKED_MEMBER])
 
 
+@dataclass(frozen=True, eq=False)
+class Keep:
+    """Where roundings are kept for a later run of the same command.
+
+    Attributes:
+        folder: That is there.
+        code: Digest of the program and of the libraries that it computes with.
+        on_kept: Called with the file, before it is written.
+    """
+
+    folder: Path
+    code: str
+    on_kept: Callable[[Path], None]
+
+
 class CalibrationInputs:
     """Calibration frames as tensors, hashed as they are taken."""
 
@@ -113,13 +142,42 @@ class CalibrationInputs:
 
 
 def round_after_training(
-    material: Material, model: onnx.ModelProto, plan: Plan, on_progress: OnProgress
-) -> tuple[CodedModel, Plan, CalibrationInputs]:
-    """Codes and ranges without training; the plan as it was carried out; the inputs taken."""
-    inputs = CalibrationInputs(material)
+    material: Material,
+    model: onnx.ModelProto,
+    plan: Plan,
+    on_progress: OnProgress,
+    keep: Keep | None = None,
+) -> tuple[Rounding, Plan]:
+    """Codes and ranges without training, or those that were kept; the plan as carried out."""
     prune = plan.options.prune
     if prune is not None and isinstance(prune.granularity, Filter):
         prune = None  # they are gone already
+    place = None
+    if keep is not None:
+        taken = CalibrationInputs(material)
+        for _ in taken:
+            pass  # to be hashed
+        asked = (plan.quantize, prune, plan.layer_sparsity)
+        digest = rounding_digest(model, *asked, taken.sha256, material.seed, keep.code)
+        place = keep.folder / f"{digest}{SUFFIX}"
+        keep.on_kept(place)
+    rounding = None if place is None else read_rounding(place)
+    if rounding is None:
+        rounding = _rounded(material, model, plan, prune, on_progress)
+        if place is not None:
+            write_rounding(place, rounding)
+    options = replace(plan.options, quantize=carried_out(plan.quantize, rounding))
+    return rounding, replace(plan, options=options)
+
+
+def _rounded(
+    material: Material,
+    model: onnx.ModelProto,
+    plan: Plan,
+    prune: PruneOptions | None,
+    on_progress: OnProgress,
+) -> Rounding:
+    inputs = CalibrationInputs(material)
     made = quantize_after_training(
         model,
         plan.quantize,
@@ -130,27 +188,27 @@ def round_after_training(
         seed=material.seed,
         on_progress=on_progress,
     )
+    report = made.report
     noise = {
         name: layer.noise_to_signal
-        for name, layer in made.report.layers.items()
+        for name, layer in report.layers.items()
         if np.isfinite(layer.noise_to_signal)
     }
-    options = replace(plan.options, quantize=carried_out(plan.quantize, made))
     coded = CodedModel(made.model, made.weights, made.activations, noise)
-    return coded, replace(plan, options=options), inputs
+    return Rounding(coded, report.is_synthetic, report.equalized > 0, inputs.count, inputs.sha256)
 
 
-def carried_out(asked: QuantizeOptions, made: Ptq) -> QuantizeOptions:
-    """The options that a quantization after training has used in place of those it was given."""
+def carried_out(asked: QuantizeOptions, rounding: Rounding) -> QuantizeOptions:
+    """The options that a rounding has used in place of those it was given."""
     usual = LayerOptions(asked.weights, asked.activations)
-    layers = with_precise_edges(made.model, asked).layers
+    layers = with_precise_edges(rounding.made.model, asked).layers
     return replace(
         asked,
         activations=(
-            for_synthetic(asked.activations) if made.report.is_synthetic else asked.activations
+            for_synthetic(asked.activations) if rounding.is_synthetic else asked.activations
         ),
         layers={n: of for n, of in layers.items() if n in asked.layers or of != usual},
-        equalize=made.report.equalized > 0,
+        equalize=rounding.is_equalized,
     )
 
 

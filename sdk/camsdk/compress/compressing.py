@@ -7,18 +7,21 @@ something is trained as well, the one that agrees better on frames of their own 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import onnx
+import onnxruntime
 
 from camsdk.compress.agreement import check_float
 from camsdk.compress.allocate import UNITS, rounded_up
 from camsdk.compress.budgets import Allotter
 from camsdk.compress.candidates import (
     Candidate,
+    Keep,
     Material,
     Plan,
     emit,
@@ -63,7 +66,7 @@ class Compressed:
         split: Which frames served what; None without data.
         facts: For ``report.page.to_html``.
         choice: Between rounding and training, and why.
-        checkpoints: Of trainings; to be deleted when the draft is safe.
+        kept: Files in the folder of work; to be deleted when the draft is safe.
     """
 
     draft: Draft
@@ -71,7 +74,7 @@ class Compressed:
     split: ClipSplit | None
     facts: RunFacts
     choice: Choice
-    checkpoints: tuple[Path, ...] = ()
+    kept: tuple[Path, ...] = ()
 
 
 def storage_bits(weight_bits: int, hardware: tuple[str, ...]) -> int:
@@ -98,6 +101,7 @@ def compress(
     work: Path | None = None,
     seed: int = 0,
     on_progress: OnProgress | None = None,
+    on_kept: Callable[[Path], None] | None = None,
 ) -> Compressed:
     """Compress a float artifact, and measure it where there is data.
 
@@ -112,9 +116,11 @@ def compress(
         split: Which frames; by default ``split_clip``.
         profile: Of the device of a budget of latency, or where this machine's is kept; None
             measures this machine.
-        work: Folder of checkpoints: the same call goes on where a killed one was.
+        work: Folder where a run with a training keeps its rounding and its checkpoints: the same
+            call goes on where a killed one was.
         seed: Of everything random; the same seed and frames give the same model.
         on_progress: Steps done and in all, over all phases.
+        on_kept: Called with each file of ``work``, before it is written.
 
     Raises:
         InvalidInput: The source is not float, the footage is too short, an option is wrong, or a
@@ -140,7 +146,7 @@ def compress(
         version or source.manifest.version + 1,
         hardware,
     )
-    run = _Run(material, options, Steps(_work(options, split), on_progress), work)
+    run = _Run(material, options, Steps(_work(options, split), on_progress), work, on_kept)
     return run.through(profile)
 
 
@@ -214,11 +220,16 @@ class _Run:
     """One compression in progress."""
 
     def __init__(
-        self, material: Material, options: CompressOptions, steps: Steps, work: Path | None
+        self,
+        material: Material,
+        options: CompressOptions,
+        steps: Steps,
+        work: Path | None,
+        on_kept: Callable[[Path], None] | None,
     ) -> None:
         self._material, self._options = material, options
-        self._steps, self._folder = steps, work
-        self._checkpoints: list[Path] = []
+        self._steps, self._folder, self._on_kept = steps, work, on_kept
+        self._kept: list[Path] = []
         self._allotter: Allotter | None = None
 
     def through(self, profile: DeviceProfile | Path | None) -> Compressed:
@@ -246,9 +257,7 @@ class _Run:
         from camsdk.compress.training.compressing import remove_filters
 
         with self._steps.phase("remove filters") as tell:
-            learned = remove_filters(self._school(model, tell), model, self._options)
-        self._keep(learned.checkpoint)
-        return learned.coded.model
+            return remove_filters(self._school(model, tell), model, self._options).model
 
     def _rounded(
         self, model: onnx.ModelProto, few: tuple[Floats, ...], profile: DeviceProfile | Path | None
@@ -292,10 +301,20 @@ class _Run:
 
     def _emitted(self, model: onnx.ModelProto, plan: Plan) -> Candidate:
         with self._steps.phase("quantize") as tell:
-            made, plan, inputs = round_after_training(self._material, model, plan, tell)
+            rounding, plan = round_after_training(self._material, model, plan, tell, self._keep())
         with self._steps.phase("emit"):
-            facts = {"calibration_inputs": str(inputs.count)}
-            return emit(self._material, made, plan, facts, inputs.sha256)
+            facts = {"calibration_inputs": str(rounding.input_count)}
+            return emit(self._material, rounding.made, plan, facts, rounding.inputs_sha256)
+
+    def _keep(self) -> Keep | None:
+        """Where a training may be killed after it, a rounding is kept."""
+        if self._folder is None or self._options.train is None:
+            return None
+        from camsdk.compress.training.checkpoint import code_digest
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        code = f"{code_digest()} {np.__version__} {onnxruntime.__version__}"
+        return Keep(self._folder, code, self._noted)
 
     def _trained(self, teacher: onnx.ModelProto, rounded: Candidate, plan: Plan) -> Candidate:
         from camsdk.compress.training.compressing import learn_codes
@@ -305,16 +324,14 @@ class _Run:
             options = replace(options, prune=None)  # they are gone already
         with self._steps.phase("train") as tell:
             school = self._school(teacher, tell)
-            learned = learn_codes(school, rounded.made, options, plan.layer_sparsity)
-        self._keep(learned.checkpoint)
+            made = learn_codes(school, rounded.made, options, plan.layer_sparsity)
         told = rounded.draft.manifest.lineage  # of the same inputs
         facts = {
             "calibration_inputs": told.options["calibration_inputs"],
             "activation_range": "learned",
         }
         with self._steps.phase("emit trained"):
-            made, sha256 = learned.coded, told.calibration_sha256
-            return emit(self._material, made, rounded.plan, facts, sha256)
+            return emit(self._material, made, rounded.plan, facts, told.calibration_sha256)
 
     def _chosen(self, candidates: Mapping[Way, Candidate]) -> Choice:
         split, agreements = self._material.split, {}
@@ -342,11 +359,13 @@ class _Run:
             footage.read(split.calibration),
             self._folder,
             lambda progress: tell(progress.step, progress.steps),
+            self._noted,
         )
 
-    def _keep(self, checkpoint: Path | None) -> None:
-        if checkpoint is not None:
-            self._checkpoints.append(checkpoint)
+    def _noted(self, kept: Path) -> None:
+        self._kept.append(kept)
+        if self._on_kept is not None:
+            self._on_kept(kept)
 
     def _finished(
         self, candidates: Mapping[Way, Candidate], optimised: Report, few: tuple[Floats, ...]
@@ -379,8 +398,7 @@ class _Run:
             samples = draw_samples(material.source, draft, material.footage, frames)
             facts = replace(facts, samples=samples)
         self._steps.finish()
-        checkpoints = tuple(self._checkpoints)
-        return Compressed(draft, agreement, material.split, facts, choice, checkpoints)
+        return Compressed(draft, agreement, material.split, facts, choice, tuple(self._kept))
 
 
 def _of_training(facts: RunFacts, candidates: Mapping[Way, Candidate], choice: Choice) -> RunFacts:

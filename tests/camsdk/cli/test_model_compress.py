@@ -11,9 +11,10 @@ import pytest
 from camsdk.artifact.bundle import pack, read_unverified
 from camsdk.artifact.hardware import local_hardware
 from camsdk.cli.compress_options import DEFAULT_EPOCHS, Wishes
-from camsdk.compress import compressing, engines, evaluate
+from camsdk.compress import candidates, compressing, engines, evaluate
 from camsdk.compress.options import ActivationOptions, Block, CodeSet, Filter, NOfM
 from camsdk.compress.report import probes
+from camsdk.compress.training import compressing as training
 from camsdk.errors import InvalidInput
 from support.artifacts import make_bundle
 from support.clips import scene, write_video
@@ -222,19 +223,29 @@ def test_frames_in_which_nothing_is_found_are_told_of(
     assert "ap50_vs_reference_all" not in metrics
 
 
-def test_an_interrupted_training_says_how_to_go_on(
-    camctl: "Camctl", small: Path, yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_an_interrupted_run_says_how_to_go_on_where_something_is_kept(
+    camctl: "Camctl",
+    small: Path,
+    yard: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_kept: bool,
 ) -> None:
+    asked: list[object] = []
+
     def interrupted(*_: object, **__: object) -> None:
+        asked.append(1)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compressing, "compress", interrupted)
+    step = "learn_codes" if is_kept else "quantize_after_training"
+    monkeypatch.setattr(training if is_kept else candidates, step, interrupted)
     few = ("--data", yard, "--calibration", "4", "--evaluation", "4", "--work", tmp_path / "kept")
-    outcome = camctl("model", "compress", small, *few, "--bits", "3")
+    outcome = camctl("model", "compress", small, *few, "--bits", "3", "-o", tmp_path / "x.cam")
+    assert asked
     assert outcome.code != 0
-    assert f"the same command goes on from what is kept in {tmp_path / 'kept'}" in outcome.err
-    outcome = camctl("model", "compress", small, *few, "--bits", "4")
-    assert "goes on from" not in outcome.err
+    note = f"the same command goes on from what is kept in {tmp_path / 'kept'}"
+    assert (note in outcome.err) == is_kept == bool(list((tmp_path / "kept").iterdir()))
 
 
 WISHES = Wishes(has_data=True, is_trainable=True, hardware=("cpu-x86_64",))

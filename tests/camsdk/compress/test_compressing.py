@@ -69,7 +69,9 @@ def content(made: Compressed) -> dict[str, object]:
     return {"manifest": manifest, "members": dict(made.draft.members)}
 
 
-def test_a_killed_training_goes_on_to_the_same_artifact(clip: Path, tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_to_the_same_artifact(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     work = tmp_path / "work"
     counted: list[int] = []
     expected = run(clip, None, on_progress=lambda done, total: counted.append(done))
@@ -82,11 +84,14 @@ def test_a_killed_training_goes_on_to_the_same_artifact(clip: Path, tmp_path: Pa
         assert child.stdout.readline() == "training\n"
         child.send_signal(signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL
-    (checkpoint,) = work.glob("*.camtrain")
+    (checkpoint,), (rounding,) = work.glob("*.camtrain"), work.glob("*.camround")
     resumed: list[int] = []
+    monkeypatch.setattr(
+        candidates, "quantize_after_training", lambda *_, **__: pytest.fail("rounded again")
+    )
     made = run(clip, work, on_progress=lambda done, total: resumed.append(done))
     assert content(made) == content(expected)
-    assert made.checkpoints == (checkpoint,)
+    assert made.kept == (rounding, checkpoint)
     assert made.facts.history["loss"] == expected.facts.history["loss"]
     assert len(resumed) <= len(counted) - 11  # steps before the kill were not taken again
 
@@ -97,9 +102,10 @@ def test_another_command_never_takes_up_a_checkpoint(clip: Path, tmp_path: Path)
         replace(SHORT, train=train),
         replace(SHORT, train=replace(train, learning_rate=0.02)),
     )
-    used = {run(clip, tmp_path, of).checkpoints for of in options}
-    assert len(used) == 2
-    assert sorted(path for (path,) in used) == sorted(tmp_path.iterdir())
+    (rounding, first), (same, second) = (run(clip, tmp_path, of).kept for of in options)
+    assert rounding == same  # nothing of the training decides it
+    assert first != second
+    assert {rounding, first, second} == set(tmp_path.iterdir())
 
 
 def test_the_way_is_chosen_on_frames_that_the_result_is_not_measured_on(

@@ -49,6 +49,7 @@ class School:
         frames: To train on.
         work: Folder of the checkpoints, or None to keep none.
         on_progress: Called after every step.
+        on_checkpoint: Called with the place of a checkpoint, before there is one.
     """
 
     teacher: onnx.ModelProto
@@ -56,19 +57,7 @@ class School:
     frames: Iterable[Frame]
     work: Path | None
     on_progress: Callable[[Progress], None] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """A model that has been trained.
-
-    Attributes:
-        coded: What it became.
-        checkpoint: Of the training, to be deleted when the result is safe.
-    """
-
-    coded: CodedModel
-    checkpoint: Path | None
+    on_checkpoint: Callable[[Path], None] | None = None
 
 
 def learn_codes(
@@ -76,7 +65,7 @@ def learn_codes(
     rounded: CodedModel,
     options: CompressOptions,
     layer_sparsity: Mapping[str, float] | None = None,
-) -> Learned:
+) -> CodedModel:
     """Train a model that has been rounded, and pruned if asked to, towards what it was in float.
 
     Args:
@@ -103,15 +92,14 @@ def learn_codes(
     method = AdmmMethod(quantize, None if masks is None else _renamed(masks, twin))
     # The student has no BatchNorm: what its layers give compares with such a teacher's.
     teacher = prepare(school.teacher).model
-    task, done, checkpoint = _trained(school, teacher, twin, method, options, layer_sparsity)
+    task, done = _trained(school, teacher, twin, method, options, layer_sparsity)
     coded = fold(twin, method.coded_weights(), method.activation_ranges(), _inputs(task))
-    made = CodedModel(
+    return CodedModel(
         coded.model, coded.weights, coded.activations, {}, done.history, rounded.model
     )
-    return Learned(made, checkpoint)
 
 
-def remove_filters(school: School, model: onnx.ModelProto, options: CompressOptions) -> Learned:
+def remove_filters(school: School, model: onnx.ModelProto, options: CompressOptions) -> CodedModel:
     """Prune whole filters in float while the network trains; what comes out is smaller.
 
     Args:
@@ -129,8 +117,8 @@ def remove_filters(school: School, model: onnx.ModelProto, options: CompressOpti
     twin = to_torch(model)
     method = PruneMethod(options.prune)
     options = replace(options, quantize=None)
-    _, done, checkpoint = _trained(school, school.teacher, twin, method, options, None)
-    return Learned(CodedModel(twin.write_back(), {}, {}, {}, done.history), checkpoint)
+    _, done = _trained(school, school.teacher, twin, method, options, None)
+    return CodedModel(twin.write_back(), {}, {}, {}, done.history)
 
 
 def _trained(
@@ -140,7 +128,7 @@ def _trained(
     method: Method,
     options: CompressOptions,
     layer_sparsity: Mapping[str, float] | None,
-) -> tuple[Detection, Trained, Path | None]:
+) -> tuple[Detection, Trained]:
     assert options.train is not None
     teacher, frames = to_torch(teacher_model).module, iter(school.frames)
     # Agreement is measured on the emitted file, so one frame to test on will do. The others are
@@ -151,6 +139,8 @@ def _trained(
     if school.work is not None:
         key = _digest(teacher_model, twin.model, task, options, layer_sparsity)
         checkpoint = school.work / f"{key}{SUFFIX}"
+        if school.on_checkpoint is not None:
+            school.on_checkpoint(checkpoint)
     done = train(
         twin.module,
         task,
@@ -161,7 +151,7 @@ def _trained(
         checkpoint=checkpoint,
         on_progress=school.on_progress,
     )
-    return task, done, checkpoint
+    return task, done
 
 
 def _with_codes(rounded: CodedModel, options: CompressOptions) -> onnx.ModelProto:

@@ -101,7 +101,7 @@ def test_features_are_those_of_a_teacher_without_batchnorm_too() -> None:
             train=TrainOptions(epochs=1, batch_size=2, learning_rate=1e-12),
         )
         school = School(model, source.manifest, frames(2), None)
-        losses.append(learn_codes(school, rounded, options).coded.history[0])
+        losses.append(learn_codes(school, rounded, options).history[0])
     assert 0 < losses[1] - losses[0] < 0.02
 
 
@@ -115,7 +115,7 @@ def test_what_rounding_left_stays_and_what_it_pruned_stays_away() -> None:
     rounded = CodedModel(made.model, made.weights, made.activations)
     train = TrainOptions(epochs=4, batch_size=2, learning_rate=1e-3)
     school = School(model, source.manifest, frames(4), None)
-    learned = learn_codes(school, rounded, CompressOptions(quantize, prune, train=train)).coded
+    learned = learn_codes(school, rounded, CompressOptions(quantize, prune, train=train))
     for name, before in rounded.weights.items():
         gone, after = before.codes == 0, learned.weights[name].codes == 0
         if name == "conv1":
@@ -143,11 +143,16 @@ def test_whatever_decides_about_a_training_gives_it_a_checkpoint_of_its_own(tmp_
         sparsity: float = 0.5,
         layer_sparsity: dict[str, float] | None = None,
         **training: float,
-    ) -> Path | None:
+    ) -> Path:
         train = replace(TrainOptions(epochs=1, batch_size=2, learning_rate=1e-3), **training)
         options = CompressOptions(quantize, PruneOptions(sparsity), train=train)
-        school = School(teacher, source.manifest, frames(count), tmp_path)
-        return learn_codes(school, rounded[sparsity], options, layer_sparsity).checkpoint
+        told: list[Path] = []
+        school = School(
+            teacher, source.manifest, frames(count), tmp_path, on_checkpoint=told.append
+        )
+        learn_codes(school, rounded[sparsity], options, layer_sparsity)
+        (checkpoint,) = told
+        return checkpoint
 
     first = learn()
     different = [
@@ -171,7 +176,7 @@ def test_a_training_that_moves_nothing_keeps_the_codes_of_rounding() -> None:
     rounded = CodedModel(made.model, made.weights, made.activations)
     train = TrainOptions(epochs=1, batch_size=2, learning_rate=1e-12)
     school = School(model, source.manifest, frames(2), None)
-    learned = learn_codes(school, rounded, CompressOptions(quantize, train=train)).coded
+    learned = learn_codes(school, rounded, CompressOptions(quantize, train=train))
     for name in ("conv1", "conv2"):
         np.testing.assert_array_equal(learned.weights[name].codes, rounded.weights[name].codes)
         assert learned.weights[name].scale == pytest.approx(rounded.weights[name].scale, rel=1e-5)
