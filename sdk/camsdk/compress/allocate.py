@@ -12,6 +12,7 @@ Invariants: never over budget; the error exceeds the relaxation's bound, and so 
 than one step.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -101,8 +102,8 @@ def allocate(
         fixed_bytes: What the file holds besides these layers' weights, for "bytes".
 
     Raises:
-        InvalidInput: The budget cannot be met (says the smallest that can), or something is
-            missing.
+        OverBudgetError: The budget cannot be met; says the smallest that can.
+        InvalidInput: Something is missing.
     """
     layers = list(layers)
     if missing := [layer.name for layer in layers if not sensitivity.get(layer.name)]:
@@ -121,13 +122,11 @@ def allocate(
     limit = budget.limit - (fixed_bytes if budget.kind == "bytes" else 0.0)
     try:
         return solve(errors, costs, limit).choices
-    except _OverBudgetError as error:
+    except OverBudgetError as error:
         least = error.least + budget.limit - limit
         is_open = any(len(set(table.values())) > 1 for table in costs.values())
-        raise InvalidInput(
-            f"{budget.limit:g} {UNITS[budget.kind]} cannot be reached"
-            + ("" if is_open else ": all choices of bits and zeros cost the same"),
-            f"the smallest budget that these choices can meet is {rounded_up(least)}",
+        raise too_little(
+            budget, least, "" if is_open else ": all choices of bits and zeros cost the same"
         ) from None
 
 
@@ -143,7 +142,7 @@ def solve(
         limit: Of the sum of costs.
 
     Raises:
-        InvalidInput: Even the cheapest choices cost more.
+        OverBudgetError: Even the cheapest choices cost more.
     """
     hulls = {
         name: _hull([(costs[name][c], error, c) for c, error in table.items()])
@@ -152,7 +151,7 @@ def solve(
     chosen = {name: hull[0] for name, hull in hulls.items()}
     spent = sum(point[0] for point in chosen.values())
     if spent > limit:
-        raise _OverBudgetError(spent)
+        raise OverBudgetError("the limit cannot be met", f"the least is {spent:g}", spent)
     steps = sorted(
         ((b[1] - a[1]) / (b[0] - a[0]), name, index)
         for name, hull in hulls.items()
@@ -203,10 +202,22 @@ Point = tuple[float, float, LayerChoice]
 UNITS: Final = {"macs": "non-zero multiply-accumulates", "bytes": "bytes", "latency": "ms"}
 
 
-class _OverBudgetError(InvalidInput):
-    def __init__(self, least: float) -> None:
-        super().__init__("the limit cannot be met", f"the smallest possible is {least:g}")
+class OverBudgetError(InvalidInput):
+    """Even the cheapest choices cost more; ``least`` is what they cost."""
+
+    def __init__(self, message: str, hint: str, least: float) -> None:
+        super().__init__(message, hint)
         self.least = least
+
+
+def too_little(budget: Budget, least: float, why: str = "") -> OverBudgetError:
+    """The error that names the nearest budget: what the cheapest choices cost."""
+    text = str(math.ceil(least)) if budget.kind == "bytes" else rounded_up(least)
+    return OverBudgetError(
+        f"{budget.limit:.10g} {UNITS[budget.kind]} cannot be reached{why}",
+        f"the smallest budget that these choices can meet is {text}",
+        least,
+    )
 
 
 def _cost_of(

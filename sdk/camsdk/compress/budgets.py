@@ -1,8 +1,10 @@
 """Bits and sparsity of every layer, found so that the whole costs no more than it may."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final, TypeVar
 
 import numpy as np
 import onnx
@@ -12,8 +14,10 @@ from camsdk.artifact.hardware import local_hardware
 from camsdk.compress.allocate import (
     FLOAT_BITS,
     LayerChoice,
+    OverBudgetError,
     Sensitivity,
     allocate,
+    too_little,
     with_choices,
 )
 from camsdk.compress.coded_model import CodedModel
@@ -24,6 +28,13 @@ from camsdk.compress.pack_model import pack_model
 from camsdk.compress.quantize import quantize_int8
 from camsdk.compress.sensitivity import Floats, measure_sensitivity
 from camsdk.errors import InvalidInput
+
+_ATTEMPTS: Final = 8
+_STEPS: Final = 2
+_CLOSE: Final = 0.97
+"""Of a budget: what costs more than this share of it is good enough."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -90,11 +101,19 @@ class Allotter:
         """What times are predicted from; None for a budget of bytes or work."""
         return self._profile if self._budget.kind == "latency" else None
 
+    def least(self) -> float:
+        """Of the limits that ``allot`` has an answer for."""
+        try:
+            self.allot(0.0)
+        except OverBudgetError as error:
+            return error.least * (1 + 1e-12)  # sums of floats
+        return 0.0
+
     def allot(self, limit: float) -> Allotment:
         """The best choices within a limit, which may be another than the budget's.
 
         Raises:
-            InvalidInput: It cannot be met; says the smallest that can.
+            OverBudgetError: It cannot be met; says the smallest that can.
         """
         choices = allocate(
             self._layers,
@@ -147,6 +166,42 @@ class Allotter:
         except InvalidInput:  # a device without float
             return False
         return in_float < self._profile.predict_ms(layer, min(self._budget.bit_widths))
+
+
+def meet(budget: Budget, least: float, make: Callable[[float], tuple[float, _T]]) -> _T:
+    """Something that costs no more than a budget, where only making it tells what it costs.
+
+    What costs more than it was allowed to is allowed so much less, twice; then as little as there
+    are choices for; if that fits, halving the distance finds more that does.
+
+    Args:
+        least: Of what can be allowed.
+        make: Takes what is allowed; gives what was made, after its cost.
+
+    Raises:
+        OverBudgetError: What was made costs more even so; says the least that was made.
+    """
+    allowed, refused, least_made = max(budget.limit, least), math.inf, math.inf
+    best: tuple[float, _T] | None = None
+    for attempt in range(_ATTEMPTS):
+        cost, made = make(allowed)
+        least_made = min(least_made, cost)
+        if cost <= budget.limit:
+            best = allowed, made
+            if math.isinf(refused) or cost >= _CLOSE * budget.limit:
+                break
+        elif allowed <= least:
+            break
+        else:
+            refused = allowed
+        if best is not None:
+            allowed = (best[0] + refused) / 2
+        else:
+            less = allowed - (cost - budget.limit)
+            allowed = less if attempt < _STEPS and less > least else least
+    if best is None:
+        raise too_little(budget, least_made)
+    return best[1]
 
 
 def _bytes_without(model: onnx.ModelProto, layers: Sequence[Layer]) -> float:

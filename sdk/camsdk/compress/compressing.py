@@ -6,7 +6,6 @@ something is trained as well, the one that agrees better on frames of their own 
 (``choosing``).
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +16,7 @@ import onnx
 import onnxruntime
 
 from camsdk.compress.agreement import check_float
-from camsdk.compress.allocate import UNITS, rounded_up
-from camsdk.compress.budgets import Allotter
+from camsdk.compress.budgets import Allotment, Allotter, meet
 from camsdk.compress.candidates import (
     Candidate,
     Keep,
@@ -36,7 +34,7 @@ from camsdk.compress.evaluate import Agreement
 from camsdk.compress.footage import Footage
 from camsdk.compress.graph.optimise import Report, optimise
 from camsdk.compress.latency import DeviceProfile, predict_model_ms
-from camsdk.compress.options import CompressOptions, Filter, PruneOptions
+from camsdk.compress.options import Budget, CompressOptions, Filter, PruneOptions
 from camsdk.compress.packaging import CPU_HARDWARE, Draft
 from camsdk.compress.ptq.synthetic import Synthesis
 from camsdk.compress.report.collect import collect_facts, draw_samples, few_inputs
@@ -51,8 +49,6 @@ if TYPE_CHECKING:
 TRAINABLE_DECODER: Final = "nanodet-gfl"
 """Of the detectors whose heads a training can imitate."""
 
-_ATTEMPTS: Final = 3
-"""At a budget: what the emitted file costs is known only when it is there."""
 _X86: Final = ("x86", "amd64", "x64", "i386", "i686")
 
 
@@ -278,26 +274,27 @@ class _Run:
                 on_progress=tell,
             )
         self._allotter = allotter
-        limit, least = budget.limit, math.inf
-        for attempt in range(_ATTEMPTS):
-            try:
-                found = allotter.allot(limit)
-            except InvalidInput:
-                if attempt == 0:
-                    raise
-                break
+        return self._within(budget, allotter, model)
+
+    def _within(
+        self, budget: Budget, allotter: Allotter, model: onnx.ModelProto
+    ) -> tuple[Plan, Candidate]:
+        if budget.kind == "latency":
+            allotter.allot(budget.limit)  # times are those of the choices: nothing need be made
+        tried: list[tuple[Allotment, tuple[float, tuple[Plan, Candidate]]]] = []
+
+        def make(allowed: float) -> tuple[float, tuple[Plan, Candidate]]:
+            found = allotter.allot(allowed)
+            if before := [made for of, made in tried if of == found]:
+                return before[0]
             options = replace(self._options, quantize=found.quantize, prune=found.prune)
             plan = Plan(options, found.layer_sparsity)
             candidate = self._emitted(model, plan)
             cost = allotter.cost_of(candidate.made, candidate.packed_bytes)
-            if cost <= budget.limit:
-                return plan, candidate
-            least = min(least, cost)
-            limit -= cost - budget.limit
-        raise InvalidInput(
-            f"{budget.limit:.10g} {UNITS[budget.kind]} were not reached in {attempt + 1} attempts",
-            f"the least that was made costs {rounded_up(least)}: give that or more",
-        )
+            tried.append((found, (cost, (plan, candidate))))
+            return tried[-1][1]
+
+        return meet(budget, allotter.least(), make)
 
     def _emitted(self, model: onnx.ModelProto, plan: Plan) -> Candidate:
         with self._steps.phase("quantize") as tell:
