@@ -89,8 +89,8 @@ def measure(source: Draft, clip: Path, split: ClipSplit, options: Int8Options) -
         fp32_ms=agreement.reference_ms,
         int8_ms=agreement.candidate_ms,
         speedup=agreement.speedup,
-        ap50_person=agreement.ap50["person"],
-        ap50_all=agreement.ap50["all"],
+        ap50_person=agreement.values["ap50_person"],
+        ap50_all=agreement.values["ap50_all"],
         fp32_mib=len(source.model) / 2**20,
         int8_mib=len(made.draft.model) / 2**20,
         compress_s=spent_s,
@@ -98,7 +98,7 @@ def measure(source: Draft, clip: Path, split: ClipSplit, options: Int8Options) -
         decode_ms=float(np.median(decode_ns)) / 1e6,
         calibration_frames=len(split.calibration),
         evaluation_frames=agreement.frame_count,
-        boxes=agreement.box_count,
+        boxes=agreement.counts["boxes"],
     )
 
 

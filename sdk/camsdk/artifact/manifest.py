@@ -268,6 +268,11 @@ class Manifest(_Value):
         return f"{self.name}:{self.version}"
 
     @property
+    def folders(self) -> tuple[str, ...]:
+        """Names of folders that label the pictures in them: a classifier's classes."""
+        return self.classes if self.kind == "classifier" else ()
+
+    @property
     def model(self) -> ModelFile:
         """The member that is the model."""
         return next(member for member in self.members if member.is_model)

@@ -50,7 +50,7 @@ from camsdk.errors import InvalidInput
 
 if TYPE_CHECKING:
     from camsdk.compress.compressing import Compressed
-    from camsdk.compress.evaluate import Agreement
+    from camsdk.compress.figures import Agreement
     from camsdk.compress.footage import Footage
     from camsdk.compress.latency import DeviceProfile
     from camsdk.compress.packaging import Draft
@@ -153,7 +153,7 @@ def compress(
     path = draft_path(out, name, version)
     page = html or path.with_suffix(".html")
     _check_places(path, page, source, profile)
-    footage = _footage(data)
+    footage = _footage(data, draft)
     split = None
     if footage is not None:
         split = split_clip(
@@ -216,7 +216,7 @@ def evaluate(
             "--against",
             exists=True,
             dir_okay=False,
-            help="The artifact whose boxes count as truth.",
+            help="The artifact whose answers count as truth.",
         ),
     ],
     data: Annotated[
@@ -233,7 +233,8 @@ def evaluate(
     from camsdk.compress.clips import split_clip
     from camsdk.compress.footage import open_footage
 
-    draft, truth, footage = read_draft(candidate), read_draft(reference), open_footage(data)
+    draft, truth = read_draft(candidate), read_draft(reference)
+    footage = open_footage(data, truth.manifest.folders)
     count = evaluation or DEFAULT_EVALUATION
     split = split_clip(len(footage), calibration=0, evaluation=count)
     output = Output(is_json=is_json)
@@ -253,10 +254,10 @@ def evaluate(
     _note_nothing_found(output, agreement)
 
 
-def _footage(data: str) -> "Footage | None":
+def _footage(data: str, source: "Draft") -> "Footage | None":
     from camsdk.compress.footage import open_footage
 
-    return None if data == "none" else open_footage(Path(data))
+    return None if data == "none" else open_footage(Path(data), source.manifest.folders)
 
 
 def _profile(
@@ -318,25 +319,26 @@ def _facts(made: "Compressed") -> dict[str, Any]:
         "peak_rss_mib": facts.peak_rss_bytes / 2**20,
     }
     if agreement is not None:
-        told |= {f"ap50_{name}": ap for name, ap in agreement.measured_ap50.items()}
+        told |= agreement.values | agreement.counts
         told |= {
-            "boxes": agreement.box_count,
             "float_cpu_ms": agreement.reference_ms,
             "cpu_ms": agreement.candidate_ms,
             "speedup": agreement.speedup,
         }
-    told |= {f"choice_ap50_all_by_{way}": score for way, score in made.choice.scores.items()}
+    for way, of in made.choice.agreements.items():
+        if of.main.is_measured:
+            told[f"choice_{of.main.name}_by_{way}"] = of.main.value
     return told
 
 
 def _note_nothing_found(output: Output, agreement: "Agreement | None") -> None:
-    if agreement is not None and not agreement.box_count:
+    if agreement is not None and not agreement.main.is_measured:
         output.note("the reference found nothing on these frames, so there is no agreement to tell")
 
 
 def _figures(agreement: "Agreement", reference: "Draft", candidate: "Draft") -> dict[str, Any]:
     return {
-        **{f"ap50_{name}": value for name, value in agreement.measured_ap50.items()},
+        **agreement.values,
         "reference": reference.manifest.reference,
         "candidate": candidate.manifest.reference,
         "reference_cpu_ms": agreement.reference_ms,
@@ -344,6 +346,5 @@ def _figures(agreement: "Agreement", reference: "Draft", candidate: "Draft") -> 
         "speedup": agreement.speedup,
         "reference_bytes": len(reference.model),
         "candidate_bytes": len(candidate.model),
-        "frames": agreement.frame_count,
-        "boxes": agreement.box_count,
+        **agreement.counts,
     }

@@ -121,6 +121,7 @@ def _specified(
 ) -> "tuple[onnx.ModelProto, InputSpec, OutputSpec]":
     """The model as its decoder takes it, and what the manifest says of its input and output."""
     from camsdk.artifact.manifest import KINDS, InputSpec, OutputSpec
+    from camsdk.compress.importers.picture_input import as_colour
 
     wanted = dict(sections["output"])
     if wanted.get("decoder") == TENSORFLOW_SSD:
@@ -129,6 +130,7 @@ def _specified(
         model, wanted["decoder"] = as_detector(model), "boxes-scores-classes"
     if KINDS.get(str(wanted.get("decoder")), "detector") == "detector":
         wanted = {"score_threshold": 0.3, "nms_iou": 0.6, **wanted}
+    model = as_colour(model)
     outputs = [info.name for info in model.graph.output]
     spec = InputSpec(**_tupled({**_guess_input(model), **sections["input"]}))
     output = OutputSpec(**_tupled({"tensors": outputs, **wanted}))
@@ -181,7 +183,7 @@ def _guess_input(model: "onnx.ModelProto") -> dict[str, Any]:
     ((name, shape),) = _input_shapes(model).items()
     if len(shape) != 4 or shape[0] != 1 or 3 not in (shape[1], shape[3]):
         raise InvalidInput(
-            f"input {name!r} of shape {shape} is no single picture of three channels",
+            f"input {name!r} of shape {shape} is no single picture of one or three channels",
             "write it as plain ONNX with -o model.onnx",
         )
     layout = "NCHW" if shape[1] == 3 else "NHWC"

@@ -2,7 +2,11 @@
 
 from collections.abc import Callable
 
-from camsdk.compress.evaluate import Agreement, Contender, compare
+from camsdk.artifact.manifest import Manifest
+from camsdk.compress.class_agreement import ClassJudge, MapJudge
+from camsdk.compress.comparing import Contender, Judge, compare
+from camsdk.compress.evaluate import BoxJudge
+from camsdk.compress.figures import Agreement
 from camsdk.compress.footage import Footage
 from camsdk.compress.packaging import Draft
 from camsdk.compress.sessions import Session
@@ -20,18 +24,30 @@ def evaluate(
     """How far ``candidate`` agrees with ``reference`` on these frames.
 
     Raises:
-        InvalidInput: They do not know the same classes.
+        InvalidInput: They are not of one kind, or do not know the same classes.
     """
+    if reference.manifest.kind != candidate.manifest.kind:
+        raise InvalidInput(
+            f"a {candidate.manifest.kind} does not compare with a {reference.manifest.kind}"
+        )
     if reference.manifest.classes != candidate.manifest.classes:
         raise InvalidInput("the two models do not know the same classes")
-    named = tuple(name for name in ("person",) if name in reference.manifest.classes)
     return compare(
         Contender(reference.manifest, Session(reference.model)),
         Contender(candidate.manifest, Session(candidate.model)),
         footage.read(frames),
-        class_names=named,
-        on_frame=on_frame,
+        judge_of(reference.manifest, footage),
+        on_frame,
     )
+
+
+def judge_of(reference: Manifest, footage: Footage) -> Judge:
+    """What compares models of this kind with each other."""
+    if reference.kind == "classifier":
+        return ClassJudge(footage.labels(reference.classes))
+    if reference.kind == "segmenter":
+        return MapJudge(len(reference.classes))
+    return BoxJudge(reference, tuple(name for name in ("person",) if name in reference.classes))
 
 
 def check_float(source: Draft) -> None:

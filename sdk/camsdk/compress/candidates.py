@@ -15,7 +15,7 @@ from camsdk.artifact.preprocess import make_input
 from camsdk.compress.agreement import evaluate
 from camsdk.compress.clips import ClipSplit
 from camsdk.compress.coded_model import CodedModel
-from camsdk.compress.evaluate import Agreement
+from camsdk.compress.figures import Agreement
 from camsdk.compress.footage import Footage
 from camsdk.compress.graph.qdq import emit_qdq
 from camsdk.compress.lineages import lineage

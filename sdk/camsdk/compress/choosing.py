@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from camsdk.compress.allocate import UNITS
-from camsdk.compress.evaluate import Agreement
+from camsdk.compress.figures import Agreement
 from camsdk.compress.options import Budget
 
 Way = Literal["rounding", "training"]
@@ -33,18 +33,16 @@ class Choice:
 
     @property
     def scores(self) -> dict[str, float]:
-        """Agreement over all classes, by way, where it could be measured."""
-        return {
-            way: of.measured_ap50["all"]
-            for way, of in self.agreements.items()
-            if "all" in of.measured_ap50
-        }
+        """The main figure, by way, where it could be measured."""
+        return {way: of.main.value for way, of in self.agreements.items() if of.main.is_measured}
 
     def as_metrics(self) -> dict[str, float]:
         """For a manifest."""
-        metrics = {f"choice_ap50_vs_reference_all_{way}": ap for way, ap in self.scores.items()}
-        for of in self.agreements.values():
-            metrics |= {"choice_frames": float(of.frame_count), "choice_boxes": float(of.box_count)}
+        metrics: dict[str, float] = {}
+        for way, of in self.agreements.items():
+            metrics |= {f"choice_{what}": float(count) for what, count in of.counts.items()}
+            if of.main.is_measured:
+                metrics[f"choice_{of.main.metric}_{way}"] = of.main.value
         return metrics
 
 
@@ -60,8 +58,8 @@ def choose(
     """
     if not agreements:
         return Choice("rounding", "the recording is too short for frames to choose by")
-    trained, rounded = (agreements[way].ap50["all"] for way in ("training", "rounding"))
-    frames = f"the {agreements['rounding'].frame_count} frames to choose by"
+    trained, rounded = (agreements[way].main.value for way in ("training", "rounding"))
+    frames = f"the {agreements['rounding'].counts['frames']} frames to choose by"
     if math.isnan(trained) or math.isnan(rounded):
         reason = f"the float model found nothing on {frames}"
         return Choice("rounding", reason, agreements)

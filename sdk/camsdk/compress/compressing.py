@@ -30,7 +30,7 @@ from camsdk.compress.candidates import (
 )
 from camsdk.compress.choosing import Choice, Way, choose
 from camsdk.compress.clips import ClipSplit, split_clip
-from camsdk.compress.evaluate import Agreement
+from camsdk.compress.figures import Agreement
 from camsdk.compress.footage import Footage
 from camsdk.compress.graph.optimise import Report, optimise
 from camsdk.compress.latency import DeviceProfile, predict_model_ms
@@ -46,8 +46,8 @@ from camsdk.errors import InvalidInput
 if TYPE_CHECKING:
     from camsdk.compress.training.compressing import School
 
-TRAINABLE_DECODER: Final = "nanodet-gfl"
-"""Of the detectors whose heads a training can imitate."""
+TRAINABLE_DECODERS: Final = ("nanodet-gfl", "class-scores", "class-map")
+"""Of the models whose outputs a training can imitate."""
 
 _X86: Final = ("x86", "amd64", "x64", "i386", "i686")
 
@@ -181,17 +181,17 @@ def check_options(source: Draft, footage: Footage | None, options: CompressOptio
     if not can_train(source):
         spec = source.manifest
         raise InvalidInput(
-            f"a detector with {spec.output.decoder} outputs and {spec.input.layout} input cannot "
-            "be trained",
-            f"what can be trained are detectors with a {TRAINABLE_DECODER} head and NCHW input; "
+            f"a {spec.kind} with {spec.output.decoder} outputs and {spec.input.layout} input "
+            "cannot be trained",
+            f"what can be trained has {' or '.join(TRAINABLE_DECODERS)} outputs and NCHW input; "
             "set epochs to 0 to round and prune this one after its training",
         )
 
 
 def can_train(source: Draft) -> bool:
-    """Whether a training can imitate this detector's head."""
+    """Whether a training can imitate this model's outputs."""
     spec = source.manifest
-    return spec.output.decoder == TRAINABLE_DECODER and spec.input.layout == "NCHW"
+    return spec.output.decoder in TRAINABLE_DECODERS and spec.input.layout == "NCHW"
 
 
 def _work(options: CompressOptions, split: ClipSplit | None) -> dict[str, float]:
@@ -403,8 +403,9 @@ def _of_training(facts: RunFacts, candidates: Mapping[Way, Candidate], choice: C
     if "training" not in candidates:
         return facts
     told = {
-        f"AP50 against float, all, {way}, on the frames to choose by": score
-        for way, score in choice.scores.items()
+        f"{of.main.title}, {way}, on the frames to choose by": of.main.value
+        for way, of in choice.agreements.items()
+        if of.main.is_measured
     }
     history = {"loss": candidates["training"].made.history}
     return replace(facts, accuracy={**facts.accuracy, **told}, history=history)

@@ -1,21 +1,20 @@
-"""How well one detector agrees with another, and what each costs.
+"""How well one detector agrees with another.
 
 ``average_precision`` takes the boxes of one as truth. Between a compressed model and the model that
 it was made from this measures what compression changed, not how good either is: call it agreement.
 """
 
 import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from camsdk.artifact.decode import decode
 from camsdk.artifact.manifest import Manifest
-from camsdk.artifact.preprocess import make_input
-from camsdk.compress.sessions import Array, Session
+from camsdk.compress.comparing import Answer
+from camsdk.compress.figures import Figure
+from camsdk.compress.sessions import Array
 from camsdk.vision import geometry
 from camsdk.vision.frames import Frame
 from camsdk.vision.results import Detections
@@ -27,44 +26,6 @@ RANKED_SCORE: Final = 0.05
 """Boxes of the candidate from here on are ranked; below, they do not move the curve."""
 
 MATCH_IOU: Final = 0.5
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """One detector against another on the same frames.
-
-    Attributes:
-        frame_count: Frames compared.
-        box_count: Boxes of the reference that count as truth.
-        ap50: By class name, and over all classes together as ``all``; NaN without a box of it.
-        reference_ms, candidate_ms: Median CPU time of one inference on one thread, interleaved.
-    """
-
-    frame_count: int
-    box_count: int
-    ap50: Mapping[str, float]
-    reference_ms: float
-    candidate_ms: float
-
-    @property
-    def speedup(self) -> float:
-        """Above 1 when the candidate is faster."""
-        return self.reference_ms / self.candidate_ms
-
-    @property
-    def measured_ap50(self) -> dict[str, float]:
-        """``ap50`` without what could not be measured."""
-        return {name: value for name, value in self.ap50.items() if math.isfinite(value)}
-
-    def as_metrics(self) -> dict[str, float]:
-        """For a manifest, each name with its unit; without what could not be measured."""
-        return {
-            **{f"ap50_vs_reference_{name}": ap for name, ap in self.measured_ap50.items()},
-            "evaluated_frames": float(self.frame_count),
-            "evaluated_boxes": float(self.box_count),
-            "reference_cpu_ms": self.reference_ms,
-            "cpu_ms": self.candidate_ms,
-        }
 
 
 def average_precision(
@@ -118,67 +79,47 @@ def _matched(true: Detections, found: Detections) -> np.ndarray:
     return is_hit
 
 
-@dataclass(frozen=True, eq=False)
-class Contender:
-    """A model with the manifest that says how to use it."""
-
-    manifest: Manifest
-    session: Session
-
-
-def compare(
-    reference: Contender,
-    candidate: Contender,
-    frames: Iterable[Frame],
-    *,
-    class_names: Sequence[str] = ("person",),
-    on_frame: Callable[[int], None] | None = None,
-) -> Agreement:
-    """Run both on every frame, in turn.
+class BoxJudge:
+    """Average precision of the candidate's boxes with the reference's as truth.
 
     Args:
         reference: Whose boxes from ``REFERENCE_SCORE`` on are taken as truth.
-        candidate: Whose boxes are judged.
-        frames: Should not be those that the candidate was calibrated on.
         class_names: Classes that get a figure of their own.
-        on_frame: Called with the number of frames done.
     """
-    truth: list[Detections] = []
-    found: list[Detections] = []
-    times_ms: list[tuple[float, float]] = []
-    for count, frame in enumerate(frames, start=1):
-        boxes, reference_ms = _detect(reference, frame)
-        truth.append(boxes[boxes.scores >= REFERENCE_SCORE])
-        boxes, candidate_ms = _detect(candidate, frame)
-        found.append(boxes)
-        times_ms.append((reference_ms, candidate_ms))
-        if on_frame is not None:
-            on_frame(count)
-    ids = {name: reference.manifest.classes.index(name) for name in class_names}
-    ap50 = {name: average_precision(truth, found, class_id=ids[name]) for name in class_names}
-    medians = np.median(times_ms, axis=0)
-    return Agreement(
-        len(truth),
-        sum(len(boxes) for boxes in truth),
-        {**ap50, "all": average_precision(truth, found)},
-        float(medians[0]),
-        float(medians[1]),
-    )
+
+    def __init__(self, reference: Manifest, class_names: Sequence[str] = ()) -> None:
+        self._ids = {name: reference.classes.index(name) for name in class_names}
+        self._truth: list[Detections] = []
+        self._found: list[Detections] = []
+
+    def see(self, frame: Frame, reference: Answer, candidate: Answer) -> None:
+        """One more frame."""
+        boxes, found = (
+            ranked_boxes(of.outputs, of.manifest, frame.width, frame.height)
+            for of in (reference, candidate)
+        )
+        self._truth.append(boxes[boxes.scores >= REFERENCE_SCORE])
+        self._found.append(found)
+
+    def figures(self) -> tuple[Figure, ...]:
+        """Over all classes together, then of each named class."""
+        truth, found = self._truth, self._found
+        return (
+            Figure("ap50", average_precision(truth, found), "all"),
+            *(
+                Figure("ap50", average_precision(truth, found, class_id=class_id), name)
+                for name, class_id in self._ids.items()
+            ),
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Frames, and boxes that count as truth."""
+        return {"frames": len(self._truth), "boxes": sum(len(boxes) for boxes in self._truth)}
 
 
-def _detect(contender: Contender, frame: Frame) -> tuple[Detections, float]:
-    """Boxes from ``RANKED_SCORE`` on, and CPU milliseconds of the inference alone."""
-    manifest = contender.manifest
-    tensor = make_input(frame, manifest.input)
-    outputs, spent_ms = _timed(contender.session, tensor)
+def ranked_boxes(
+    outputs: Mapping[str, Array], manifest: Manifest, width: int, height: int
+) -> Detections:
+    """``decode`` with boxes from ``RANKED_SCORE`` on, whatever the manifest's own threshold."""
     output = manifest.output.model_copy(update={"score_threshold": RANKED_SCORE})
-    ranked = manifest.model_copy(update={"output": output})
-    return decode(outputs, ranked, frame.width, frame.height), spent_ms
-
-
-def _timed(session: Session, tensor: Array) -> tuple[Mapping[str, Array], float]:
-    # One-thread sessions compute in the calling thread, so its CPU time is theirs: steadier than
-    # the clock on a machine that does other things too.
-    start_ns = time.thread_time_ns()
-    outputs = session.infer(tensor)
-    return outputs, (time.thread_time_ns() - start_ns) / 1e6
+    return decode(outputs, manifest.model_copy(update={"output": output}), width, height)

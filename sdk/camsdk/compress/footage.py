@@ -3,12 +3,17 @@
 A folder is read in the order of its file names, so the same folder gives the same frames. Files
 that are neither pictures nor recordings by their suffix are left alone; one that is and cannot be
 read is an error, never skipped: a calibration on less than was given would not be noticed.
+
+Pictures in folders that are named like a classifier's classes are labelled. Such folders are read
+in turn, so that each part of the whole holds every class.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+import numpy as np
 
 from camsdk.compress.clips import count_frames, read_frames
 from camsdk.errors import InvalidInput, NotFound
@@ -25,13 +30,21 @@ class Footage:
     Attributes:
         files: In order.
         counts: Frames in each.
+        folders: Names of the folders that label each file; empty where none does.
     """
 
     files: tuple[Path, ...]
     counts: tuple[int, ...]
+    folders: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return sum(self.counts)
+
+    def labels(self, classes: Sequence[str]) -> dict[int, int]:
+        """Class ids by frame, of the frames in a folder that is named like a class."""
+        ids = {name: index for index, name in enumerate(classes)}
+        of_frames = np.repeat(self.folders, self.counts) if self.folders else ()
+        return {index: ids[folder] for index, folder in enumerate(of_frames) if folder in ids}
 
     def read(self, indices: Sequence[int]) -> Iterator[Frame]:
         """Decode chosen frames in ascending order; each frame's ``index`` is its number here.
@@ -51,8 +64,11 @@ class Footage:
             start += count
 
 
-def open_footage(path: Path) -> Footage:
+def open_footage(path: Path, classes: Collection[str] = ()) -> Footage:
     """Look at a recording, or at a folder and everything below it.
+
+    Args:
+        classes: Names of folders that label what is in them.
 
     Raises:
         NotFound: Nothing is there.
@@ -73,5 +89,17 @@ def open_footage(path: Path) -> Footage:
             f"{path} holds neither pictures nor recordings",
             f"put files there that end in {', '.join(sorted(PICTURES | RECORDINGS))}",
         )
+    folders = [_label(file, path, classes) for file in files]
+    if any(folders):
+        turns = {folder: iter(range(len(files))) for folder in folders}
+        places = [(next(turns[folder]), folder) for folder in folders]
+        order = sorted(range(len(files)), key=lambda index: places[index])
+        files, folders = [files[index] for index in order], [folders[index] for index in order]
     counts = [1 if file.suffix.lower() in PICTURES else count_frames(file) for file in files]
-    return Footage(tuple(files), tuple(counts))
+    return Footage(tuple(files), tuple(counts), tuple(folders))
+
+
+def _label(file: Path, root: Path, classes: Collection[str]) -> str:
+    """The name of the nearest folder below ``root`` that is a class, or empty."""
+    names = reversed(file.relative_to(root).parts[:-1])
+    return next((name for name in names if name in classes), "")

@@ -14,7 +14,7 @@ from camsdk.artifact.manifest import Lineage
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress.agreement import check_float, evaluate
 from camsdk.compress.clips import ClipSplit, split_clip
-from camsdk.compress.evaluate import Agreement
+from camsdk.compress.figures import Agreement
 from camsdk.compress.footage import Footage, open_footage
 from camsdk.compress.lineages import TOOL
 from camsdk.compress.packaging import TOOL_VERSION, Draft, describe, make_draft

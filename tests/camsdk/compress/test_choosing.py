@@ -5,15 +5,16 @@ import math
 import pytest
 
 from camsdk.compress.choosing import Way, choose
-from camsdk.compress.evaluate import Agreement
+from camsdk.compress.figures import Agreement, Figure
 from camsdk.compress.options import Budget
 
 
 def agreements(rounding: float, training: float) -> dict[Way, Agreement]:
     boxes = 0 if math.isnan(rounding) else 9
+    values: dict[Way, float] = {"rounding": rounding, "training": training}
     return {
-        "rounding": Agreement(5, boxes, {"all": rounding}, 2.0, 1.0),
-        "training": Agreement(5, boxes, {"all": training}, 2.0, 1.0),
+        way: Agreement(Figure("ap50", value, "all"), (), {"frames": 5, "boxes": boxes}, 2.0, 1.0)
+        for way, value in values.items()
     }
 
 

@@ -130,7 +130,7 @@ def test_the_way_is_chosen_on_frames_that_the_result_is_not_measured_on(
     assert manifest.metrics["choice_ap50_vs_reference_all_rounding"] == scores["rounding"]
     assert manifest.metrics["choice_ap50_vs_reference_all_training"] == scores["training"]
     assert manifest.metrics["choice_frames"] == len(made.split.choice)
-    assert manifest.metrics["ap50_vs_reference_all"] == made.agreement.ap50["all"]
+    assert manifest.metrics["ap50_vs_reference_all"] == made.agreement.values["ap50_all"]
     assert manifest.metrics["evaluated_frames"] == 4
     told = manifest.lineage.options
     assert (told["kept"], told["kept_because"]) == (made.choice.kept, made.choice.reason)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camsdk.compress.evaluate import Agreement, average_precision
+from camsdk.compress.evaluate import average_precision
+from camsdk.compress.figures import Agreement, Figure
 from camsdk.vision.results import Detections
 
 Row = tuple[int, float, int]
@@ -54,8 +55,9 @@ def test_nothing_to_find_is_no_figure_and_never_a_perfect_one(found: list[Detect
     value = average_precision([boxes()] * len(found), found)
     assert math.isnan(value)
     assert math.isnan(average_precision([boxes((0, 0.9, 0))] * len(found), found, class_id=7))
-    agreement = Agreement(len(found), 0, {"all": value}, 2.0, 1.0)
-    assert agreement.measured_ap50 == {}
+    counts = {"frames": len(found), "boxes": 0}
+    agreement = Agreement(Figure("ap50", value, "all"), (), counts, 2.0, 1.0)
+    assert agreement.values == {}
     assert "ap50_vs_reference_all" not in agreement.as_metrics()
     assert agreement.as_metrics()["evaluated_boxes"] == 0.0
 
@@ -91,7 +93,8 @@ def test_it_lies_between_none_and_all_and_extra_boxes_at_the_end_change_nothing(
 
 
 def test_figures_for_a_manifest_carry_their_units() -> None:
-    agreement = Agreement(50, 200, {"person": 0.99, "all": 0.98}, 14.0, 7.0)
+    of_all, of_persons = Figure("ap50", 0.98, "all"), Figure("ap50", 0.99, "person")
+    agreement = Agreement(of_all, (of_persons,), {"frames": 50, "boxes": 200}, 14.0, 7.0)
     assert agreement.speedup == 2.0
     assert agreement.as_metrics() == {
         "ap50_vs_reference_person": 0.99,

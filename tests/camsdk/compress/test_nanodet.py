@@ -54,9 +54,9 @@ class TestOnTheClip:
 
     def test_int8_agrees_with_float_and_is_faster(self, compressed: Compressed) -> None:
         agreement = compressed.agreement
-        assert agreement.box_count > 300
-        assert agreement.ap50["person"] >= 0.97
-        assert agreement.ap50["all"] >= 0.97
+        assert agreement.counts["boxes"] > 300
+        assert agreement.values["ap50_person"] >= 0.97
+        assert agreement.values["ap50_all"] >= 0.97
         assert agreement.speedup > 1.2
         assert compressed.draft.manifest.metrics["cpu_ms"] == agreement.candidate_ms
 

@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camsdk.artifact.bundle import pack
-from camsdk.artifact.decode import decode
+from camsdk.artifact.decode import class_logits, class_scores, decode
 from camsdk.artifact.manifest import Manifest
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress.coded_model import CodedModel
-from camsdk.compress.evaluate import Agreement
+from camsdk.compress.figures import Agreement
 from camsdk.compress.footage import Footage
 from camsdk.compress.graph.layers import constants, list_layers
 from camsdk.compress.graph.optimise import Report
 from camsdk.compress.packaging import PACKED_MEMBER, Draft
 from camsdk.compress.ptq.synthetic import synthesise
-from camsdk.compress.report.drawing import boxed
+from camsdk.compress.report.drawing import boxed, coloured, named
 from camsdk.compress.report.facts import LayerFacts, RunFacts, Sample, histogram
 from camsdk.compress.report.probes import Probes, probe
 from camsdk.compress.sessions import Array, Session
@@ -70,22 +70,19 @@ def collect_facts(
         "model packed": len(draft.members[PACKED_MEMBER]),
         "artifact, unsigned": len(pack(draft.manifest, draft.members, None)),
     }
-    accuracy: dict[str, float] = {}
-    if agreement is not None:
-        scores = agreement.measured_ap50
-        accuracy = {f"AP50 against float, {name}": ap for name, ap in scores.items()}
+    figures = () if agreement is None else agreement.measured
     return RunFacts(
         source=source.manifest.reference,
         result=draft.manifest.reference,
         options=draft.manifest.lineage.options,
         layers=layer_facts(made, probes.sensitivity),
         sizes_bytes=sizes,
-        accuracy=accuracy,
-        accuracy_before=dict.fromkeys(accuracy, 1.0),
+        accuracy={figure.title: figure.value for figure in figures},
+        accuracy_before={figure.title: figure.reference for figure in figures},
         latency=probes.latency,
         duration_s={**durations, **probes.duration_s},
         peak_rss_bytes=peak_rss_bytes(),
-        compared_boxes=None if agreement is None else agreement.box_count,
+        compared=None if agreement is None else agreement.counts,
         optimised=optimised,
         probe_inputs=_told(inputs, agreement),
         history={"loss": made.history} if made.history else {},
@@ -135,7 +132,7 @@ def layer_facts(made: CodedModel, sensitivities: Mapping[str, float]) -> tuple[L
 def draw_samples(
     source: Draft, draft: Draft, footage: Footage, frames: Sequence[int]
 ) -> tuple[Sample, ...]:
-    """Both models' boxes on a few of these frames, evenly spaced."""
+    """What both models say of a few of these frames, evenly spaced."""
     chosen = frames[:: max(1, len(frames) // SAMPLE_FRAMES)][:SAMPLE_FRAMES]
     before, after = Session(source.model), Session(draft.model)
     return tuple(
@@ -150,6 +147,11 @@ def draw_samples(
 
 def _drawn(manifest: Manifest, session: Session, frame: Frame) -> bytes:
     outputs = session.infer(make_input(frame, manifest.input))
+    if manifest.kind == "classifier":
+        return named(frame, class_scores(class_logits(outputs, manifest)), manifest.classes)
+    if manifest.kind == "segmenter":
+        class_map = class_logits(outputs, manifest).argmax(axis=0)
+        return coloured(frame, class_map, manifest.classes, manifest.input)
     found = decode(outputs, manifest, frame.width, frame.height)
     return boxed(frame, found, manifest.classes)
 

@@ -1,4 +1,4 @@
-"""Small drawings for a page: bars, histograms and curves as SVG, boxes on frames as JPEG."""
+"""Small drawings for a page: bars, histograms and curves as SVG, frames with answers as JPEG."""
 
 import base64
 import html
@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from camsdk.artifact.manifest import InputSpec
+from camsdk.artifact.preprocess import placement
 from camsdk.compress.report.facts import Histogram
 from camsdk.errors import InternalError
 from camsdk.vision.frames import Frame
@@ -20,6 +22,7 @@ _JPEG_QUALITY: Final = 80
 _MAX_WIDTH_PX: Final = 640
 _BOX: Final = (60, 200, 255)
 _FONT: Final = 0.42
+_LINE_PX: Final = 17
 
 
 def bar(share: float, *, is_after: bool = False) -> str:
@@ -75,14 +78,25 @@ def image(jpeg: bytes, alt: str) -> str:
     return f'<img alt="{html.escape(alt)}" src="data:image/jpeg;base64,{data}">'
 
 
-def _label(picture: NDArray[np.uint8], text: str, left: int, top: int) -> None:
-    """Words on a plate above a box, or inside of it at the upper edge, all within the picture."""
+def _label(
+    picture: NDArray[np.uint8],
+    text: str,
+    left: int,
+    top: int,
+    plate: tuple[int, ...] = _BOX,
+) -> int:
+    """Words on a plate above ``top``, or below it at the upper edge, all within the picture.
+
+    Returns:
+        Where the plate ends, pixels from the top.
+    """
     (wide, tall), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, _FONT, 1)
     left = max(0, min(left, picture.shape[1] - wide - 4))
     bottom = max(top, tall + below + 2)
-    cv2.rectangle(picture, (left, bottom - tall - below - 2), (left + wide + 4, bottom), _BOX, -1)
+    cv2.rectangle(picture, (left, bottom - tall - below - 2), (left + wide + 4, bottom), plate, -1)
     at = (left + 2, bottom - below)
     cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, _FONT, (20, 20, 20), 1, cv2.LINE_AA)
+    return bottom
 
 
 def boxed(frame: Frame, found: Detections, classes: Sequence[str]) -> bytes:
@@ -92,16 +106,75 @@ def boxed(frame: Frame, found: Detections, classes: Sequence[str]) -> bytes:
         found: In pixels of the frame; those from 0.35 on are drawn.
         classes: Names by class id.
     """
-    picture = np.ascontiguousarray(frame.rgb[:, :, ::-1])
-    shrunk = min(1.0, _MAX_WIDTH_PX / picture.shape[1])
-    if shrunk < 1:
-        size = (_MAX_WIDTH_PX, round(picture.shape[0] * shrunk))
-        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    picture, shrunk = _picture(frame)
     shown = found[found.scores >= SHOWN_SCORE]
     for xyxy, score, class_id in zip(shown.xyxy, shown.scores, shown.class_ids, strict=True):
         left, top, right, bottom = (round(float(value) * shrunk) for value in xyxy)
         cv2.rectangle(picture, (left, top), (right, bottom), _BOX, 2)
         _label(picture, f"{classes[int(class_id)]} {float(score):.2f}", left, top)
+    return _jpeg(picture)
+
+
+def named(frame: Frame, scores: NDArray[np.float32], classes: Sequence[str]) -> bytes:
+    """A frame with its best class and that score, at most 640 pixels wide, as JPEG.
+
+    Args:
+        scores: Shape (classes,), of each class.
+        classes: Names by class id.
+    """
+    picture, _ = _picture(frame)
+    best = int(scores.argmax())
+    _label(picture, f"{classes[best]} {float(scores[best]):.2f}", 0, 0)
+    return _jpeg(picture)
+
+
+def coloured(
+    frame: Frame, class_map: NDArray[np.int64], classes: Sequence[str], spec: InputSpec
+) -> bytes:
+    """A frame under a map of classes, with the names of those in it, at most 640 pixels wide.
+
+    Args:
+        class_map: Class ids of cells (rows, columns), over the whole input tensor.
+        classes: Names by class id; the first keeps the frame as it is.
+        spec: Of the input, to know where in the tensor the frame lies.
+    """
+    picture, _ = _picture(frame)
+    place = placement(spec, frame.width, frame.height)
+    whole = cv2.resize(
+        class_map.astype(np.uint16), (spec.width, spec.height), interpolation=cv2.INTER_NEAREST
+    )
+    cells = cv2.resize(
+        whole[: place.height, : place.width], picture.shape[1::-1], interpolation=cv2.INTER_NEAREST
+    )
+    colours = _colours(len(classes))
+    mixed = picture // 2 + colours[cells] // 2
+    picture = np.ascontiguousarray(np.where(cells[..., np.newaxis] > 0, mixed, picture))
+    top = 0
+    for class_id in np.unique(cells):
+        if class_id:
+            plate = tuple(map(int, colours[class_id]))
+            top = _label(picture, classes[class_id], 0, top + _LINE_PX, plate)
+    return _jpeg(picture)
+
+
+def _colours(count: int) -> NDArray[np.uint8]:
+    """(count, 3), BGR: hues a golden section apart, so that neighbours differ."""
+    hues = (np.arange(count) * 180 * 0.618).astype(np.int64) % 180
+    hsv = np.stack([hues, np.full(count, 200), np.full(count, 255)], axis=1).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(hsv[np.newaxis], cv2.COLOR_HSV2BGR)[0], np.uint8)
+
+
+def _picture(frame: Frame) -> tuple[NDArray[np.uint8], float]:
+    """BGR, at most 640 pixels wide, and its pixels per pixel of the frame."""
+    picture = np.ascontiguousarray(frame.rgb[:, :, ::-1])
+    shrunk = min(1.0, _MAX_WIDTH_PX / picture.shape[1])
+    if shrunk < 1:
+        size = (_MAX_WIDTH_PX, round(picture.shape[0] * shrunk))
+        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return picture, shrunk
+
+
+def _jpeg(picture: NDArray[np.uint8]) -> bytes:
     is_done, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     if not is_done:
         raise InternalError("a sample picture could not be encoded")

@@ -62,7 +62,7 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class Sample:
-    """One frame with the boxes of both models, as JPEG files."""
+    """One frame with what both models say of it, as JPEG files."""
 
     frame: int
     before: bytes
@@ -78,8 +78,9 @@ class RunFacts:
         options: As text, by name.
         sizes_bytes: By what: the float model, the ONNX file, the packed file, the artifact.
         accuracy: By figure, of the compressed model.
-        compared_boxes: Of the float model, which its agreement was measured on; None without data.
-        accuracy_before: The same of the float model; 1 where it is what is compared with.
+        compared: What the agreement was measured on, counts by their plural such as ``boxes``
+            (those of the float model); None without data.
+        accuracy_before: The same of the float model, where it is compared with itself too.
         latency: Measured CPU time of an inference on one thread, by engine and model.
         duration_s: Wall time of each step of the run.
         peak_rss_bytes: Largest resident size of the process.
@@ -99,7 +100,7 @@ class RunFacts:
     latency: tuple[Timing, ...]
     duration_s: Mapping[str, float]
     peak_rss_bytes: int
-    compared_boxes: int | None = None
+    compared: Mapping[str, int] | None = None
     optimised: Report | None = None
     accuracy_before: Mapping[str, float] = field(default_factory=dict)
     predicted_ms: Mapping[str, float] = field(default_factory=dict)

@@ -58,7 +58,7 @@ def _cards(facts: RunFacts) -> str:
 def _accuracy(facts: RunFacts) -> str:
     if not facts.accuracy:
         why = "Without data nothing was compared."
-        if facts.compared_boxes is not None:
+        if facts.compared is not None:
             why = "The float model found nothing on the held-out frames: nothing was compared."
         return (
             f"<section><h2>Accuracy</h2><p>{why} The layers below show what compression "
@@ -71,10 +71,12 @@ def _accuracy(facts: RunFacts) -> str:
         for name, value in facts.accuracy.items()
     )
     head = '<tr><th></th><th class="n">float</th><th class="n">compressed</th></tr>'
-    boxes = "" if facts.compared_boxes is None else f"{facts.compared_boxes:,} boxes compared."
+    counts = (facts.compared or {}).items()
+    told = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts)
+    told = f"{told} compared." if told else ""
     return (
         f"<section><h2>Accuracy</h2><table><thead>{head}</thead>{rows}</table>"
-        f'<p class="soft">{boxes}</p></section>'
+        f'<p class="soft">{told}</p></section>'
     )
 
 
@@ -116,7 +118,7 @@ def _samples(samples: Iterable[Sample]) -> str:
         f"<figcaption>compressed, frame {sample.frame}</figcaption></figure></div>"
         for sample in samples
     )
-    return f"<section><h2>Detections side by side</h2>{figures}</section>" if figures else ""
+    return f"<section><h2>Side by side</h2>{figures}</section>" if figures else ""
 
 
 def _options(facts: RunFacts) -> str:

@@ -1,6 +1,6 @@
-"""A float detector becomes codes and ranges by learning to say what it said in float.
+"""A float model becomes codes and ranges by learning to say what it said in float.
 
-No labels are needed: the float network is the teacher (``tasks.Detection``). A training that was
+No labels are needed: the float network is the teacher (``tasks.imitation``). A training that was
 killed goes on from its checkpoint, which is found by everything that the result follows from, so
 that no other training ever takes it up.
 """
@@ -28,7 +28,7 @@ from camsdk.compress.training.checkpoint import code_digest
 from camsdk.compress.training.folding import fold
 from camsdk.compress.training.method import Method
 from camsdk.compress.training.pruning import PruneMethod
-from camsdk.compress.training.tasks import Detection
+from camsdk.compress.training.tasks import Task, imitation
 from camsdk.compress.training.trainer import Progress, Trained, train
 from camsdk.compress.training.twin import Twin, to_torch
 from camsdk.errors import InvalidInput
@@ -45,7 +45,7 @@ class School:
 
     Attributes:
         teacher: The float model, ONNX.
-        manifest: Of the float detector.
+        manifest: Of the float model.
         frames: To train on.
         work: Folder of the checkpoints, or None to keep none.
         on_progress: Called after every step.
@@ -128,13 +128,13 @@ def _trained(
     method: Method,
     options: CompressOptions,
     layer_sparsity: Mapping[str, float] | None,
-) -> tuple[Detection, Trained]:
+) -> tuple[Task, Trained]:
     assert options.train is not None
     teacher, frames = to_torch(teacher_model).module, iter(school.frames)
     # Agreement is measured on the emitted file, so one frame to test on will do. The others are
     # dropped as soon as they are tensors: pictures of a camera are larger than a model's inputs.
     first = list(islice(frames, 1))
-    task = Detection(teacher, chain(first, frames), first, school.manifest)
+    task = imitation(teacher, chain(first, frames), first, school.manifest)
     checkpoint = None
     if school.work is not None:
         key = _digest(teacher_model, twin.model, task, options, layer_sparsity)
@@ -186,7 +186,7 @@ def _masks(
 def _digest(
     teacher: onnx.ModelProto,
     student: onnx.ModelProto,
-    task: Detection,
+    task: Task,
     options: CompressOptions,
     layer_sparsity: Mapping[str, float] | None,
 ) -> str:
@@ -199,7 +199,7 @@ def _digest(
     return total.hexdigest()[:32]
 
 
-def _inputs(task: Detection) -> Iterator[Tensor]:
+def _inputs(task: Task) -> Iterator[Tensor]:
     """Every frame that was trained on, as it is."""
     for index in range(len(task)):
         yield task.batch(torch.tensor([index]), None)[0]

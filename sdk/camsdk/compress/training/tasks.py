@@ -13,17 +13,23 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from camsdk.artifact.decode import decode
 from camsdk.artifact.manifest import Manifest
 from camsdk.artifact.preprocess import make_input
-from camsdk.compress.evaluate import RANKED_SCORE, REFERENCE_SCORE, average_precision
-from camsdk.compress.training.distill import imitation_loss
+from camsdk.compress.evaluate import (
+    REFERENCE_SCORE,
+    average_precision,
+    ranked_boxes,
+)
+from camsdk.compress.training.distill import imitation_loss, logit_loss
 from camsdk.errors import InvalidInput
 from camsdk.vision.frames import Frame
 from camsdk.vision.results import Detections
 
 Batch = tuple[Tensor, ...]
 """The network's inputs, then whatever the loss compares its outputs with."""
+
+CLASS_TEMPERATURE: Final = 2.0
+"""Of the classes that an imitation compares; what is far from the best class counts as well."""
 
 _CHUNK: Final = 256
 
@@ -165,19 +171,16 @@ class Segmentation:
         return mean_iou(outputs.argmax(1), labels, outputs.shape[1])
 
 
-class Detection:
-    """A detection head learns to say what the float detector says.
+class _Imitation:
+    """Frames, and what a float network says of them.
 
-    There are no labels: where the float detector sees something, its classes and distances are
-    what is wanted (``distill.imitation_loss``). The figure is the agreement in AP at IoU 0.5 with
-    the float detector's boxes, on other frames.
+    There are no labels: the float network's outputs are what is wanted.
 
     Args:
-        teacher: The float detector. Outputs of both: per stride class logits, then distances, in
-            the order of ``manifest.output.tensors``.
+        teacher: The float network; outputs in the order of ``manifest.output.tensors``.
         frames: To train on; ``make_input`` prepares them as the device will.
         test_frames: Not trained on.
-        manifest: Of the detector.
+        manifest: Of the float network.
         is_mirrored: Whether every second frame is mirrored, at random.
     """
 
@@ -190,11 +193,6 @@ class Detection:
         *,
         is_mirrored: bool = True,
     ) -> None:
-        if manifest.output.decoder != "nanodet-gfl" or manifest.input.layout != "NCHW":
-            raise InvalidInput(
-                f"a head for {manifest.output.decoder!r} cannot be imitated",
-                "give a detector whose outputs are class logits and distance distributions, NCHW",
-            )
         self._teacher = teacher.eval()
         self._manifest = manifest
         self._inputs = _inputs(frames, manifest)
@@ -202,7 +200,6 @@ class Detection:
         self._tests = _inputs(tests, manifest)
         self._test_sizes = [(frame.width, frame.height) for frame in tests]
         self._is_mirrored = is_mirrored
-        self._truth: list[Detections] | None = None
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -212,12 +209,24 @@ class Detection:
         return _digest(self._inputs, self._is_mirrored)
 
     def batch(self, indices: Tensor, generator: Generator | None) -> Batch:
-        """Inputs, then the float detector's outputs for them."""
+        """Inputs, then the float network's outputs for them."""
         inputs = self._inputs[indices]
         if generator is not None and self._is_mirrored:
             inputs = _mirrored(inputs, generator)
         with torch.no_grad():
-            return inputs, *self._teacher(inputs)
+            outputs = self._teacher(inputs)
+        return inputs, *((outputs,) if isinstance(outputs, Tensor) else outputs)
+
+
+class Detection(_Imitation):
+    """A detection head learns to say what the float detector says.
+
+    Where the float detector sees something, its classes and distances are what is wanted
+    (``distill.imitation_loss``). The figure is the agreement in AP at IoU 0.5 with the float
+    detector's boxes, on other frames. Outputs: per stride class logits, then distances.
+    """
+
+    _truth: list[Detections] | None = None
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Imitation of the float detector."""
@@ -226,21 +235,70 @@ class Detection:
     def metric(self, module: nn.Module) -> float:
         """Average precision over all classes, with the float detector's boxes as truth."""
         if self._truth is None:
-            self._truth = self._boxes(self._teacher, REFERENCE_SCORE)
-        return average_precision(self._truth, self._boxes(module, RANKED_SCORE))
+            found = self._boxes(self._teacher)
+            self._truth = [boxes[boxes.scores >= REFERENCE_SCORE] for boxes in found]
+        return average_precision(self._truth, self._boxes(module))
 
-    def _boxes(self, module: nn.Module, score: float) -> list[Detections]:
-        output = self._manifest.output.model_copy(update={"score_threshold": RANKED_SCORE})
-        manifest = self._manifest.model_copy(update={"output": output})
-        found = []
+    def _boxes(self, module: nn.Module) -> list[Detections]:
+        manifest, found = self._manifest, []
         for outputs, size in zip(_answers(module, self._tests, 1), self._test_sizes, strict=True):
             arrays: Mapping[str, Any] = {
                 name: tensor.contiguous().numpy()
-                for name, tensor in zip(output.tensors, outputs, strict=True)
+                for name, tensor in zip(manifest.output.tensors, outputs, strict=True)
             }
-            boxes = decode(arrays, manifest, *size)
-            found.append(boxes[boxes.scores >= score])
+            found.append(ranked_boxes(arrays, manifest, *size))
         return found
+
+
+class Classes(_Imitation):
+    """Class logits, of a picture or of every cell, learn to be what the float network's are.
+
+    The loss is the divergence of softened classes (``distill.logit_loss``), the figure the share
+    of pictures or cells with the float network's class, on other frames. Output: logits
+    (n, classes) or (n, classes, rows, columns).
+    """
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Divergence from the float network."""
+        return logit_loss(outputs, batch[1], CLASS_TEMPERATURE)
+
+    def metric(self, module: nn.Module) -> float:
+        """Share of pictures or cells with the float network's class."""
+        wanted, given = (
+            torch.cat([outputs.argmax(1) for outputs in _answers(of, self._tests)])
+            for of in (self._teacher, module)
+        )
+        return float((wanted == given).double().mean())
+
+
+_IMITATIONS: Final[Mapping[str, type[Detection] | type[Classes]]] = {
+    "nanodet-gfl": Detection,
+    "class-scores": Classes,
+    "class-map": Classes,
+}
+
+
+def imitation(
+    teacher: nn.Module,
+    frames: Iterable[Frame],
+    test_frames: Iterable[Frame],
+    manifest: Manifest,
+    *,
+    is_mirrored: bool = True,
+) -> Detection | Classes:
+    """The task of saying what a float network of this kind says; arguments as ``Detection``'s.
+
+    Raises:
+        InvalidInput: Outputs that cannot be imitated, or an input that is not NCHW.
+    """
+    of_decoder = _IMITATIONS.get(manifest.output.decoder)
+    if of_decoder is None or manifest.input.layout != "NCHW":
+        raise InvalidInput(
+            f"{manifest.output.decoder!r} outputs and {manifest.input.layout} input cannot be "
+            "imitated",
+            f"give a network with NCHW input and one of {', '.join(_IMITATIONS)}",
+        )
+    return of_decoder(teacher, frames, test_frames, manifest, is_mirrored=is_mirrored)
 
 
 def mean_iou(answers: Tensor, labels: Tensor, classes: int) -> float:

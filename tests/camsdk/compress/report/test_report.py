@@ -110,10 +110,10 @@ def test_what_was_not_measured_is_absent() -> None:
 
 
 def test_data_in_which_nothing_is_found_is_not_called_no_data() -> None:
-    text = " ".join(Page(to_html(facts(accuracy={}, compared_boxes=0))).words)
+    text = " ".join(Page(to_html(facts(accuracy={}, compared={"frames": 3, "boxes": 0}))).words)
     assert "The float model found nothing on the held-out frames" in text
     assert "Without data" not in text
-    assert "7 boxes compared" in to_html(facts(compared_boxes=7))
+    assert "3 frames, 7 boxes compared" in to_html(facts(compared={"frames": 3, "boxes": 7}))
 
 
 def test_engines_are_listed_with_figures_or_the_reason() -> None:
