@@ -4,6 +4,8 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 DEMO_ARGS ?=
+# A file of tests stays with one worker, so that what it sets up is set up once.
+SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist loadfile
 PROTOS := $(wildcard protos/camproto/v1/*.proto)
 
 # Straight after an installation the kernel keeps the written libraries in large pieces and maps them
@@ -56,10 +58,11 @@ contracts: $(VENV)/.dev
 	@$(BIN)/lint-imports --no-cache 2>/dev/null || $(BIN)/lint-imports
 
 check: lint types contracts ## lint, types, contracts and the fast tests: under two minutes
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "not slow"
 
 test: lint types contracts ## everything: under fifteen minutes on two cores
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone"
+	@$(BIN)/python -m pytest -m alone
 
 bench: $(VENV)/.dev ## the figures of the README
 	@for b in $(filter-out benchmarks/compression.py,$(wildcard benchmarks/*.py)); do echo "== $$b"; $(BIN)/python $$b || exit 1; done

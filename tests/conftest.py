@@ -29,3 +29,11 @@ def int8_detector() -> tuple[Manifest, Mapping[str, bytes]]:
     from camsdk.compress import nanodet
 
     return nanodet.build()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole systems have budgets of time and memory: no other test beside them."""
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(tests / "e2e") or item.path.is_relative_to(tests / "faults"):
+            item.add_marker(pytest.mark.alone)

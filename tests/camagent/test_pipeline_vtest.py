@@ -98,6 +98,7 @@ def test_motion_alone_sees_nearly_every_frame_with_people(
     assert missed / (seen + missed) <= 0.01
 
 
+@pytest.mark.alone
 def test_cpu_time_is_within_the_budget(vtest_path: Path, boxes: list[Detections]) -> None:
     """The product's promise; thread CPU time, so that a busy machine matters little."""
     runs = [watch(vtest_path, boxes)[1] for _ in range(2)]

@@ -208,6 +208,7 @@ def register(app: typer.Typer) -> None:
         """Does nothing."""
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_help_is_quick() -> None:
     """The best of three, since other processes run too; the budget is half a second."""
