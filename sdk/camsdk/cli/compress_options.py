@@ -21,6 +21,8 @@ DEFAULT_RATE: Final = 5e-3
 DEFAULT_CALIBRATION: Final = 32
 DEFAULT_EVALUATION: Final = 50
 DEFAULT_IMPORTANCE: Final = "magnitude"
+_AS_INT8: Final = 7
+"""Bits of weights from which an artifact counts as int8."""
 _SEARCHED_BITS: Final = (2, 3, 4, 6, 8)
 _SEARCHED_SPARSITIES: Final = (0.0, 0.5, 0.75, 0.9)
 
@@ -267,6 +269,32 @@ class Wishes:
         train = TrainOptions(epochs, self.batch_size or DEFAULT_BATCH, rate)
         return CompressOptions(quantize, prune, distill, train, budget)
 
+    @property
+    def variant(self) -> str:
+        """What was asked for, for the name of a file: ``int8``, ``w4a8-sparse50-4x1``."""
+        limits = {"bytes": self.max_bytes, "macs": self.max_macs, "ms": self.max_ms}
+        parts = [f"max{limit:.10g}{unit}" for unit, limit in limits.items() if limit is not None]
+        bits, usual = self.bits or DEFAULT_BITS, self.activation_bits == DEFAULT_BITS
+        if parts and self.bits is None:
+            parts += [] if usual else [f"a{self.activation_bits}"]
+        else:
+            parts.append(
+                "int8" if usual and bits >= _AS_INT8 else f"w{bits}a{self.activation_bits}"
+            )
+        parts += [self.codes] if self.codes != "uniform" else []
+        parts += [f"sparse{100 * self.sparsity:g}"] if self.sparsity else []
+        parts += [self.granularity.replace(":", "of")] if self.granularity != "element" else []
+        return "-".join(parts)
+
+    @property
+    def untrained_because(self) -> str:
+        """Why nothing is trained that would be by default; empty where that is not so."""
+        if self.epochs is not None or not self._is_hard(self.sparsity or 0.0):
+            return ""
+        if not self.has_data:
+            return "there is no data to train on"
+        return "" if self.is_trainable else "a model with such outputs cannot be trained here"
+
     def _check_effects(self, *, is_training: bool, has_filters: bool) -> None:
         """An option that would change nothing is refused rather than ignored."""
         is_measured = self.max_ms is not None and self.profile is None
@@ -311,15 +339,20 @@ class Wishes:
         return self.sparsity
 
     def _epochs(self, sparsity: float) -> float:
-        is_hard = (
+        if self.epochs is not None:
+            return self.epochs
+        can_train = self.has_data and self.is_trainable
+        return DEFAULT_EPOCHS if can_train and self._is_hard(sparsity) else 0.0
+
+    def _is_hard(self, sparsity: float) -> bool:
+        """Whether rounding alone is likely to lose much."""
+        return (
             (self.bits is not None and self.bits < 4)
             or self.activation_bits < 8
             or sparsity > 0
+            or self.granularity != "element"
             or self._budget() is not None
         )
-        if self.epochs is not None:
-            return self.epochs
-        return DEFAULT_EPOCHS if self.has_data and self.is_trainable and is_hard else 0.0
 
     def _budget(self) -> "Budget | None":
         from camsdk.compress.options import Budget

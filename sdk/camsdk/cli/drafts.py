@@ -1,10 +1,11 @@
 """What the commands around model files share: reading and writing drafts, progress, results."""
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 import typer
 
@@ -12,7 +13,12 @@ from camsdk.cli.output import Output
 from camsdk.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from camsdk.compress.packaging import Draft
+
+_EVERY_S: Final = 30.0
+"""Between two lines of progress in a log."""
 
 OutOption = Annotated[
     Path | None,
@@ -21,7 +27,8 @@ OutOption = Annotated[
         "-o",
         metavar="PATH",
         help="The draft to write (.cam), over a file that is there. "
-        "Default: NAME-VERSION.cam, in this folder.",
+        "Default: NAME-VERSION.cam, in this folder; compress adds what it was asked for, as in "
+        "nanodet-g-2-w4a8-sparse50.cam.",
     ),
 ]
 DraftArgument = Annotated[
@@ -41,6 +48,20 @@ def read_draft(path: Path) -> "Draft":
     except OSError as error:
         raise NotFound(f"{path} cannot be read", "give the path of a .cam file") from error
     return Draft(contents.manifest, contents.members)
+
+
+def check_suffix(path: Path, *allowed: str) -> None:
+    """That ``--out`` names a file of a kind that is written.
+
+    Raises:
+        InvalidInput: Its name ends otherwise.
+    """
+    if path.suffix not in allowed:
+        ending = f"ends in {path.suffix}" if path.suffix else "has no suffix"
+        raise InvalidInput(
+            f"{path} {ending}, and what is written is a {' or '.join(allowed)} file",
+            f"give --out a name that ends in {' or '.join(allowed)}",
+        )
 
 
 def check_writable(path: Path, option: str) -> None:
@@ -77,16 +98,11 @@ def check_distinct(written: Mapping[str, Path], read: Mapping[str, Path]) -> Non
             )
 
 
-def draft_path(out: Path | None, name: str, version: int) -> Path:
-    """``out``, or an artifact's own name in this folder."""
-    return out or Path(f"{name}-{version}.cam")
-
-
 def write_draft(draft: "Draft", out: Path | None) -> Path:
     """As a draft, to ``out`` or to its own name in this folder."""
     from camsdk.artifact.bundle import pack
 
-    path = draft_path(out, draft.manifest.name, draft.manifest.version)
+    path = out or Path(f"{draft.manifest.name}-{draft.manifest.version}.cam")
     try:
         path.write_bytes(pack(draft.manifest, draft.members, None))
     except OSError as error:
@@ -104,11 +120,9 @@ def report(output: Output, draft: "Draft", path: Path, figures: Mapping[str, Any
         output.json(facts | dict(figures))
         return
     output.fields(facts | {key: shown(value) for key, value in figures.items()})
-    output.note(
-        f"next: camctl model sign {path}"
-        if manifest.precision != "fp32"
-        else f"next: camctl model compress {path}, or camctl model sign {path}"
-    )
+    sign = f"camctl model sign {path} (with the key that camctl serve makes where there is none)"
+    is_small = manifest.precision != "fp32"
+    output.note(f"next: {sign}" if is_small else f"next: camctl model compress {path}, or {sign}")
 
 
 def shown(value: object) -> str:
@@ -116,13 +130,75 @@ def shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+class Meter(Protocol):
+    """Told how far long work is."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """Steps done and in all."""
+
+    def phase(self, name: str) -> None:
+        """What is being done from now on."""
+
+
+class Lines:
+    """A line at most every 30 seconds, for logs: what is done, how much of all, how long it takes.
+
+    Args:
+        note: Prints a line.
+        what: The work, in a word.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        note: Callable[[str], None],
+        what: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._note, self._what, self._clock = note, what, clock
+        self._start = self._told = clock()
+        self._first: float | None = None
+
+    def phase(self, name: str) -> None:
+        self._what = f"{self._what.partition(':')[0]}: {name}"
+
+    def __call__(self, done: int, total: int) -> None:
+        share, now = done / max(1, total), self._clock()
+        if self._first is None:
+            self._first = share  # what a run had done that was killed
+        if now - self._told < _EVERY_S:
+            return
+        self._told = now
+        gained = share - self._first
+        left = f", about {_span((1 - share) / gained * (now - self._start))} left" if gained else ""
+        self._note(f"{self._what}, {share:.0%}{left}")
+
+
+class _Bar:
+    def __init__(self, bars: "Progress", what: str) -> None:
+        self._bars, self._what = bars, what
+        self._task = bars.add_task(what, total=None)
+
+    def phase(self, name: str) -> None:
+        self._bars.update(self._task, description=f"{self._what}: {name}")
+
+    def __call__(self, done: int, total: int) -> None:
+        self._bars.update(self._task, completed=done, total=total)
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
 @contextmanager
-def bar(output: Output, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error; none when a program reads or logs are kept."""
+def bar(output: Output, what: str) -> Iterator[Meter]:
+    """Progress on standard error: a bar on a terminal, lines in a log."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, disable=output.is_json or not console.is_terminal) as bars:
-        task = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+    if not console.is_terminal:
+        yield Lines(output.note, what)
+        return
+    with Progress(console=console, disable=output.is_json) as bars:
+        yield _Bar(bars, what)

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from camsdk.cli.drafts import NameOption, OutOption, check_writable, report, shown, write_draft
+from camsdk.cli.drafts import (
+    NameOption,
+    OutOption,
+    check_suffix,
+    check_writable,
+    report,
+    shown,
+    write_draft,
+)
 from camsdk.cli.model_import import Wishes, make_import_draft, parse_numbers, parse_shapes
 from camsdk.cli.output import Output
 from camsdk.cli.profile import JsonOption
@@ -143,6 +151,7 @@ def import_model(
     output = Output(is_json=is_json)
     wishes = _wishes(description, classes, size, decoder, mean, std, color, layout)
     if out is not None:
+        check_suffix(out, ".cam", ".onnx")
         check_writable(out, "--out")
     if model == KNOWN:
         _check_known(framework, inputs, outputs, wishes)

@@ -1,12 +1,13 @@
 """``camctl model compress|evaluate``: from a float artifact to a small one that agrees with it."""
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from camsdk.artifact.hardware import as_enrolled
+from camsdk.artifact.hardware import check_hardware, processor
 from camsdk.cli.compress_options import (
     DEFAULT_CALIBRATION,
     DEFAULT_EVALUATION,
@@ -36,8 +37,8 @@ from camsdk.cli.drafts import (
     OutOption,
     bar,
     check_distinct,
+    check_suffix,
     check_writable,
-    draft_path,
     read_draft,
     report,
     shown,
@@ -49,18 +50,23 @@ from camsdk.cli.profile import JsonOption
 from camsdk.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from camsdk.compress.clips import ClipSplit
     from camsdk.compress.compressing import Compressed
     from camsdk.compress.figures import Agreement
     from camsdk.compress.footage import Footage
     from camsdk.compress.latency import DeviceProfile
     from camsdk.compress.packaging import Draft
 
+_HARDLY: Final = 0.5
+"""Of agreement: below, most of what the float model finds is lost or misplaced."""
+
 VersionOption = Annotated[
     int | None,
     typer.Option(
         "--version",
         min=1,
-        help="Of the artifact; the registry takes each only once. Default: the source's plus one.",
+        help="Of the artifact. Default: the source's plus one, whatever the other options are; the "
+        "registry takes each only once, so give variants numbers of their own.",
     ),
 ]
 CalibrationOption = Annotated[
@@ -143,69 +149,97 @@ def compress(
     Frames to calibrate and train on and frames to evaluate on never overlap. Where something is
     trained, rounding alone is measured beside it on a few other frames, and the better is kept.
     """
-    from camsdk.compress import compressing
-    from camsdk.compress.clips import split_clip
+    from camsdk.compress.compressing import can_train
     from camsdk.compress.packaging import CPU_HARDWARE
 
     draft = read_draft(source)
-    name = name or draft.manifest.name.removesuffix("-fp32")
-    version = version or draft.manifest.version + 1
-    path = draft_path(out, name, version)
-    page = html or path.with_suffix(".html")
-    _check_places(path, page, source, profile)
-    footage = _footage(data, draft)
-    split = None
-    if footage is not None:
-        split = split_clip(
-            len(footage),
-            calibration=calibration or DEFAULT_CALIBRATION,
-            evaluation=evaluation or DEFAULT_EVALUATION,
-        )
-    hardware = tuple(sorted({as_enrolled(device) for device in devices or CPU_HARDWARE}))
     wishes = Wishes(
-        has_data=footage is not None, is_trainable=compressing.can_train(draft),
-        hardware=hardware, bits=bits, activation_bits=activation_bits, codes=codes,
-        rounding=rounding, range_rule=range_rule, float_layers=tuple(float_layers or ()),
-        sparsity=sparsity, granularity=granularity, importance=importance, epochs=epochs,
+        has_data=data != "none", is_trainable=can_train(draft),
+        hardware=tuple(sorted({check_hardware(device) for device in devices or CPU_HARDWARE})),
+        bits=bits, activation_bits=activation_bits, codes=codes, rounding=rounding,
+        range_rule=range_rule, float_layers=tuple(float_layers or ()), sparsity=sparsity,
+        granularity=granularity, importance=importance, epochs=epochs,
         learning_rate=learning_rate, batch_size=batch_size, distill_features=distill_features,
         max_bytes=max_bytes, max_macs=max_macs, max_ms=max_ms, profile=profile, work=work,
         calibration=calibration, evaluation=evaluation,
     )  # fmt: skip
+    target = _target(draft, wishes, name, version, out, html)
+    _check_places(target, source, profile)
+    output = Output(is_json=is_json)
+    made = _made(draft, wishes, target, data, seed, output)
+    write_draft(made.draft, target.path)
+    _write_report(made, target.page)
+    for file in made.kept:
+        file.unlink(missing_ok=True)
+    report(output, made.draft, target.path, {"report": str(target.page), **_facts(made)})
+    _note_outcome(output, made, wishes)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What is to be made.
+
+    Attributes:
+        name, version: Of the artifact.
+        path, page: Of its file and of the report.
+    """
+
+    name: str
+    version: int
+    path: Path
+    page: Path
+
+
+def _target(
+    draft: "Draft",
+    wishes: Wishes,
+    name: str | None,
+    version: int | None,
+    out: Path | None,
+    page: Path | None,
+) -> _Target:
+    """As given or by default: results of other options do not go over each other."""
+    name = name or draft.manifest.name.removesuffix("-fp32")
+    version = version or draft.manifest.version + 1
+    path = out or Path(f"{name}-{version}-{wishes.variant}.cam")
+    return _Target(name, version, path, page or path.with_suffix(".html"))
+
+
+def _made(
+    draft: "Draft", wishes: Wishes, target: _Target, data: str, seed: int, output: Output
+) -> "Compressed":
+    from camsdk.compress import compressing
+
+    footage = split = None
+    if data != "none":
+        footage, split = _chosen(Path(data), draft, wishes, output)
     options = wishes.as_options()
     compressing.check_options(draft, footage, options)
-    folder = None
+    folder, kept = None, list[Path]()
     if options.train is not None:
         demand("torch", "torch_pruning")
-        folder = _work_folder(work, "trainings")
-    output, kept = Output(is_json=is_json), list[Path]()
-    with bar(output, "compressing") as on_progress:
+        folder = _work_folder(wishes.work, "trainings")
+    with bar(output, "compressing") as meter:
         try:
-            made = compressing.compress(
+            return compressing.compress(
                 draft,
                 footage,
                 options,
-                name=name,
-                version=version,
-                hardware=hardware,
+                name=target.name,
+                version=target.version,
+                hardware=wishes.hardware,
                 split=split,
-                profile=_profile(draft, hardware, profile, work) if max_ms else None,
+                profile=_profile(draft, wishes) if wishes.max_ms else None,
                 work=folder,
                 seed=seed,
-                on_progress=on_progress,
+                on_progress=meter,
+                on_phase=meter.phase,
                 on_kept=kept.append,
             )
         except KeyboardInterrupt:
             if any(file.exists() for file in kept):
                 output.note(f"the same command goes on from what is kept in {folder}")
             raise
-    write_draft(made.draft, path)
-    _write_report(made, page)
-    for file in made.kept:
-        file.unlink(missing_ok=True)
-    report(output, made.draft, path, {"report": str(page), **_facts(made)})
-    _note_nothing_found(output, made.agreement)
-    if made.choice.reason:
-        output.note(f"kept the result of {made.choice.kept}: {made.choice.reason}")
 
 
 def evaluate(
@@ -230,14 +264,14 @@ def evaluate(
 ) -> None:
     """Measures how far one artifact agrees with another, and what each costs."""
     from camsdk.compress import agreement as agreements
-    from camsdk.compress.clips import split_clip
-    from camsdk.compress.footage import open_footage
+    from camsdk.compress.footage import choose_frames, open_footage
 
     draft, truth = read_draft(candidate), read_draft(reference)
     footage = open_footage(data, truth.manifest.folders)
     count = evaluation or DEFAULT_EVALUATION
-    split = split_clip(len(footage), calibration=0, evaluation=count)
+    footage, split = choose_frames(footage, calibration=0, evaluation=count)
     output = Output(is_json=is_json)
+    _note_skipped(output, footage)
     with bar(output, "evaluating") as on_progress:
         agreement = agreements.evaluate(
             truth,
@@ -254,22 +288,36 @@ def evaluate(
     _note_nothing_found(output, agreement)
 
 
-def _footage(data: str, source: "Draft") -> "Footage | None":
-    from camsdk.compress.footage import open_footage
+def _chosen(
+    data: Path, source: "Draft", wishes: Wishes, output: Output
+) -> "tuple[Footage, ClipSplit]":
+    from camsdk.compress.footage import choose_frames, open_footage
 
-    return None if data == "none" else open_footage(Path(data), source.manifest.folders)
+    footage, split = choose_frames(
+        open_footage(data, source.manifest.folders),
+        calibration=wishes.calibration or DEFAULT_CALIBRATION,
+        evaluation=wishes.evaluation or DEFAULT_EVALUATION,
+    )
+    _note_skipped(output, footage)
+    return footage, split
 
 
-def _profile(
-    draft: "Draft", hardware: tuple[str, ...], named: Path | None, work: Path | None
-) -> "DeviceProfile | Path":
-    """The profile that was named, or where this machine's times of this model are kept."""
+def _note_skipped(output: Output, footage: "Footage") -> None:
+    if footage.skipped:
+        output.note(f"warning: {footage.told_skipped}")
+
+
+def _profile(draft: "Draft", wishes: Wishes) -> "DeviceProfile | Path":
+    """The profile that was named, or where times of this model on this machine are kept."""
+    import onnxruntime
+
     from camsdk.compress.latency import load_profile
 
-    if named is not None:
-        return load_profile(named)
-    digest = hashlib.sha256(draft.model).hexdigest()
-    return _work_folder(work, "profiles") / f"{'-'.join(hardware)}-{digest[:16]}.yaml"
+    if wishes.profile is not None:
+        return load_profile(wishes.profile)
+    digest = hashlib.sha256(f"{processor()} {onnxruntime.__version__}\n".encode() + draft.model)
+    name = f"{'-'.join(wishes.hardware)}-{digest.hexdigest()[:16]}.yaml"
+    return _work_folder(wishes.work, "profiles") / name
 
 
 def _work_folder(named: Path | None, kind: str) -> Path:
@@ -286,8 +334,10 @@ def _work_folder(named: Path | None, kind: str) -> Path:
     return folder
 
 
-def _check_places(path: Path, page: Path, source: Path, profile: Path | None) -> None:
+def _check_places(target: _Target, source: Path, profile: Path | None) -> None:
     """Before any work: what is written can be, and goes over nothing else of the same command."""
+    path, page = target.path, target.page
+    check_suffix(path, ".cam")
     check_writable(path, "--out")
     check_writable(page, "--report")
     written = {"the artifact": path, "the report": page}
@@ -329,6 +379,24 @@ def _facts(made: "Compressed") -> dict[str, Any]:
         if of.main.is_measured:
             told[f"choice_{of.main.name}_by_{way}"] = of.main.value
     return told
+
+
+def _note_outcome(output: Output, made: "Compressed", wishes: Wishes) -> None:
+    """What a person should know beside the figures."""
+    if times := made.draft.manifest.lineage.options.get("times"):
+        place = "kept" if wishes.profile is None else f"in {wishes.profile}"
+        output.note(f"times of layers: {times}, {place}")
+    _note_nothing_found(output, made.agreement)
+    if wishes.untrained_because:
+        output.note(f"rounded without a training: {wishes.untrained_because}")
+    if made.choice.reason:
+        output.note(f"kept the result of {made.choice.kept}: {made.choice.reason}")
+    agreement = made.agreement
+    if agreement is not None and agreement.main.value < _HARDLY:
+        output.note(
+            f"warning: this artifact hardly agrees with the float model, {agreement.main.name} is "
+            f"{agreement.main.value:.2f} of 1; try more --bits, less --sparsity or more --epochs"
+        )
 
 
 def _note_nothing_found(output: Output, agreement: "Agreement | None") -> None:

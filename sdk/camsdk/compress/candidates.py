@@ -221,6 +221,8 @@ def emit(
 ) -> Candidate:
     """The artifact, not yet compared."""
     told = {"seed": str(material.seed), **facts}
+    if material.footage is not None and material.footage.skipped:
+        told["skipped_files"] = str(len(material.footage.skipped))
     description = replace(
         describe(material.source.manifest),
         name=material.name,

@@ -29,9 +29,9 @@ from camsdk.compress.candidates import (
     with_metrics,
 )
 from camsdk.compress.choosing import Choice, Way, choose
-from camsdk.compress.clips import ClipSplit, split_clip
+from camsdk.compress.clips import ClipSplit
 from camsdk.compress.figures import Agreement
-from camsdk.compress.footage import Footage
+from camsdk.compress.footage import Footage, choose_frames
 from camsdk.compress.graph.optimise import Report, optimise
 from camsdk.compress.latency import DeviceProfile, predict_model_ms
 from camsdk.compress.options import Budget, CompressOptions, Filter, PruneOptions
@@ -97,6 +97,7 @@ def compress(
     work: Path | None = None,
     seed: int = 0,
     on_progress: OnProgress | None = None,
+    on_phase: Callable[[str], None] | None = None,
     on_kept: Callable[[Path], None] | None = None,
 ) -> Compressed:
     """Compress a float artifact, and measure it where there is data.
@@ -109,13 +110,14 @@ def compress(
             ``train`` the seed is the one given here.
         name, version: Of the new artifact; by default the source's name and the next version.
         hardware: What it is made for.
-        split: Which frames; by default ``split_clip``.
+        split: Which frames; by default ``footage.choose_frames``.
         profile: Of the device of a budget of latency, or where this machine's is kept; None
             measures this machine.
         work: Folder where a run with a training keeps its rounding and its checkpoints: the same
             call goes on where a killed one was.
         seed: Of everything random; the same seed and frames give the same model.
         on_progress: Steps done and in all, over all phases.
+        on_phase: Called with the name of each phase that begins.
         on_kept: Called with each file of ``work``, before it is written.
 
     Raises:
@@ -127,8 +129,8 @@ def compress(
     """
     check_float(source)
     check_options(source, footage, options)
-    if footage is not None:
-        split = split or split_clip(len(footage))
+    if footage is not None and split is None:
+        footage, split = choose_frames(footage)
     if options.train is not None:
         assert split is not None
         batch_size = min(options.train.batch_size, len(split.calibration))
@@ -142,7 +144,8 @@ def compress(
         version or source.manifest.version + 1,
         hardware,
     )
-    run = _Run(material, options, Steps(_work(options, split), on_progress), work, on_kept)
+    steps = Steps(_work(options, split), on_progress, on_phase)
+    run = _Run(material, options, steps, work, on_kept)
     return run.through(profile)
 
 
@@ -378,6 +381,9 @@ class _Run:
         if choice.reason:
             draft = with_facts(draft, {"kept": choice.kept, "kept_because": choice.reason})
             draft = with_metrics(draft, choice.as_metrics())
+        profile = None if self._allotter is None else self._allotter.profile
+        if profile is not None:
+            draft = with_facts(draft, {"times": profile.told})
         facts = collect_facts(
             material.source,
             draft,
@@ -388,8 +394,8 @@ class _Run:
             inputs=few,
         )
         facts = _of_training(facts, candidates, choice)
-        if self._allotter is not None and self._allotter.profile is not None:
-            predicted = predict_model_ms(self._allotter.profile, best.made.model, best.made.weights)
+        if profile is not None:
+            predicted = predict_model_ms(profile, best.made.model, best.made.weights)
             facts = replace(facts, predicted_ms=predicted)
         if material.footage is not None:
             samples = draw_samples(material.source, draft, material.footage, frames)

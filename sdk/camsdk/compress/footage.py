@@ -2,7 +2,7 @@
 
 A folder is read in the order of its file names, so the same folder gives the same frames. Files
 that are neither pictures nor recordings by their suffix are left alone; one that is and cannot be
-read is an error, never skipped: a calibration on less than was given would not be noticed.
+read is skipped and told of. Of pictures only those that are chosen are looked into.
 
 Pictures in folders that are named like a classifier's classes are labelled. Such folders are read
 in turn, so that each part of the whole holds every class.
@@ -15,12 +15,15 @@ from typing import Final
 
 import numpy as np
 
-from camsdk.compress.clips import count_frames, read_frames
-from camsdk.errors import InvalidInput, NotFound
+from camsdk.compress.clips import ClipSplit, count_frames, read_frames, split_clip
+from camsdk.errors import InvalidInput, NotFound, SourceError
 from camsdk.vision.frames import Frame
 
 PICTURES: Final = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 RECORDINGS: Final = frozenset((".avi", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm", ".m4v"))
+
+_NAMED: Final = 3
+"""Of the files that were skipped, by name."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,42 @@ class Footage:
         files: In order.
         counts: Frames in each.
         folders: Names of the folders that label each file; empty where none does.
+        skipped: Files that cannot be read, as far as they were looked into.
     """
 
     files: tuple[Path, ...]
     counts: tuple[int, ...]
     folders: tuple[str, ...] = ()
+    skipped: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return sum(self.counts)
+
+    @property
+    def told_skipped(self) -> str:
+        """How many files were skipped, and the names of the first."""
+        names = ", ".join(file.name for file in self.skipped[:_NAMED])
+        more = len(self.skipped) - _NAMED
+        of_all = f"{len(self.skipped)} of {len(self.files) + len(self.skipped)} files"
+        return f"{of_all} cannot be read and were skipped: {names}" + (
+            f" and {more} more" if more > 0 else ""
+        )
+
+    def files_of(self, indices: Collection[int]) -> list[Path]:
+        """The files that hold any of these frames."""
+        ends = np.cumsum(self.counts)
+        held = np.searchsorted(ends, sorted(indices), side="right")
+        return [self.files[place] for place in np.unique(held)]
+
+    def without(self, files: Collection[Path]) -> "Footage":
+        """The same with these files skipped."""
+        kept = [place for place, file in enumerate(self.files) if file not in files]
+        return Footage(
+            tuple(self.files[place] for place in kept),
+            tuple(self.counts[place] for place in kept),
+            tuple(self.folders[place] for place in kept) if self.folders else (),
+            (*self.skipped, *(file for file in self.files if file in files)),
+        )
 
     def labels(self, classes: Sequence[str]) -> dict[int, int]:
         """Class ids by frame, of the frames in a folder that is named like a class."""
@@ -73,7 +104,7 @@ def open_footage(path: Path, classes: Collection[str] = ()) -> Footage:
     Raises:
         NotFound: Nothing is there.
         InvalidInput: The folder holds neither pictures nor recordings.
-        SourceError: A file cannot be opened as what its suffix says.
+        SourceError: A single file cannot be opened as a recording.
     """
     if not path.exists():
         raise NotFound(f"{path} does not exist", "give a recording or a folder of pictures")
@@ -95,8 +126,55 @@ def open_footage(path: Path, classes: Collection[str] = ()) -> Footage:
         places = [(next(turns[folder]), folder) for folder in folders]
         order = sorted(range(len(files)), key=lambda index: places[index])
         files, folders = [files[index] for index in order], [folders[index] for index in order]
-    counts = [1 if file.suffix.lower() in PICTURES else count_frames(file) for file in files]
-    return Footage(tuple(files), tuple(counts), tuple(folders))
+    counts = [1 if file.suffix.lower() in PICTURES else _frames_in(file) for file in files]
+    damaged = {file for file, count in zip(files, counts, strict=True) if not count}
+    return Footage(tuple(files), tuple(counts), tuple(folders)).without(damaged)
+
+
+def choose_frames(
+    footage: Footage, *, calibration: int = 24, evaluation: int = 50
+) -> tuple[Footage, ClipSplit]:
+    """Which frames serve what (``clips.split_clip``), of the files that can be read.
+
+    Returns:
+        The footage without the pictures that were chosen and cannot be read; the frames in it.
+
+    Raises:
+        InvalidInput: Too few frames are left; says how many files were skipped.
+    """
+    readable: set[Path] = set()
+    while True:
+        try:
+            split = split_clip(len(footage), calibration=calibration, evaluation=evaluation)
+        except InvalidInput as error:
+            if not footage.skipped:
+                raise
+            raise InvalidInput(f"{error.message}; {footage.told_skipped}", error.hint) from error
+        chosen = footage.files_of({*split.calibration, *split.evaluation, *split.choice})
+        new = [file for file in chosen if file not in readable]
+        damaged = {file for file in new if not _is_readable(file)}
+        if not damaged:
+            return footage, split
+        readable.update(file for file in new if file not in damaged)
+        footage = footage.without(damaged)
+
+
+def _frames_in(recording: Path) -> int:
+    """0 where it cannot be read."""
+    try:
+        return count_frames(recording)
+    except SourceError:
+        return 0
+
+
+def _is_readable(file: Path) -> bool:
+    """Of a picture; recordings have been opened before."""
+    if file.suffix.lower() not in PICTURES:
+        return True
+    try:
+        return bool(list(read_frames(file, [0])))
+    except SourceError:
+        return False
 
 
 def _label(file: Path, root: Path, classes: Collection[str]) -> str:

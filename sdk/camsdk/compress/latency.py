@@ -4,6 +4,7 @@ The file is YAML (or JSON, which is YAML), for instance::
 
     device: cpu-x86_64
     provenance: measured        # or: model
+    origin: Xeon E5, 2026-11-24 # on what, by what and when; may be left out
     skips_zeros: false          # whether the engine's time falls with the share of zeros
     ms_by_layer:                # by layer and bit width of weights
       Conv_0: {32: 0.31, 8: 0.14}
@@ -19,6 +20,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -28,6 +30,7 @@ import onnx
 import onnxruntime
 import yaml
 
+from camsdk.artifact.hardware import processor
 from camsdk.compress.codes import CodedTensor
 from camsdk.compress.graph.layers import LAYER_OPERATORS, Layer, list_layers
 from camsdk.errors import InvalidInput
@@ -52,6 +55,7 @@ class DeviceProfile:
         ms_by_layer: By layer name and bit width, one inference.
         ns_per_mac: By operator and bit width, for layers that are not in ``ms_by_layer``.
         skips_zeros: Whether time falls in proportion to the share of zeros.
+        origin: On what processor, with what engine and when it was measured; empty if not said.
     """
 
     device: str
@@ -59,6 +63,13 @@ class DeviceProfile:
     ms_by_layer: Mapping[str, MsByBits] = field(default_factory=lambda: _EMPTY)
     ns_per_mac: Mapping[str, MsByBits] = field(default_factory=lambda: _EMPTY)
     skips_zeros: bool = False
+    origin: str = ""
+
+    @property
+    def told(self) -> str:
+        """Where the times come from, in words."""
+        how = "measured" if self.provenance == "measured" else "predicted by a model"
+        return f"{how} ({self.origin or 'nothing is said of when'})"
 
     def predict_ms(self, layer: Layer, bit_width: int, sparsity: float = 0.0) -> float:
         """Milliseconds of one layer.
@@ -120,7 +131,7 @@ def load_profile(path: Path) -> DeviceProfile:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidInput(f"{path} cannot be read as a profile: {error}") from error
-    known = {"device", "provenance", "ms_by_layer", "ns_per_mac", "skips_zeros"}
+    known = {"device", "provenance", "ms_by_layer", "ns_per_mac", "skips_zeros", "origin"}
     if not isinstance(fields, dict) or not {"device", "provenance"} <= set(fields) <= known:
         raise InvalidInput(f"{path} is no profile", f"its fields are {', '.join(sorted(known))}")
     if fields["provenance"] not in ("measured", "model"):
@@ -131,6 +142,7 @@ def load_profile(path: Path) -> DeviceProfile:
         _table(path, fields, "ms_by_layer"),
         _table(path, fields, "ns_per_mac"),
         fields.get("skips_zeros", False) is True,
+        str(fields.get("origin", "")),
     )
 
 
@@ -139,6 +151,7 @@ def save_profile(profile: DeviceProfile, path: Path) -> None:
     fields = {
         "device": profile.device,
         "provenance": profile.provenance,
+        "origin": profile.origin,
         "skips_zeros": profile.skips_zeros,
         "ms_by_layer": {name: dict(row) for name, row in profile.ms_by_layer.items()},
         "ns_per_mac": {name: dict(row) for name, row in profile.ns_per_mac.items()},
@@ -181,6 +194,7 @@ def measure_profile(
     """A profile of this machine from one model, in float and, if given, in 8 bits.
 
     Operators get the mean over their layers, for layers that the engine hid or other models have.
+    Its origin tells of this processor, of the engine and of today.
     """
     by_layer: dict[str, dict[int, float]] = {}
     sums: dict[tuple[str, int], tuple[float, int]] = {}
@@ -197,7 +211,9 @@ def measure_profile(
     per_mac: dict[str, dict[int, float]] = {}
     for (operator, bits), (total, macs) in sums.items():
         per_mac.setdefault(operator, {})[bits] = total * 1e6 / max(macs, 1)
-    return DeviceProfile(device, "measured", by_layer, per_mac)
+    today = datetime.now(UTC).date().isoformat()
+    origin = f"{processor()}, onnxruntime {onnxruntime.__version__}, {today}"
+    return DeviceProfile(device, "measured", by_layer, per_mac, origin=origin)
 
 
 def _table(path: Path, fields: Mapping[str, Any], key: str) -> dict[str, dict[int, float]]:

@@ -18,18 +18,26 @@ class Steps:
         work: Of each phase, in any unit that is the same for all; estimates will do. A phase that
             is not named counts as none.
         on_progress: Called as things go on; the count never falls.
+        on_phase: Called with the name of each phase that begins.
     """
 
-    def __init__(self, work: Mapping[str, float], on_progress: OnProgress | None) -> None:
+    def __init__(
+        self,
+        work: Mapping[str, float],
+        on_progress: OnProgress | None,
+        on_phase: Callable[[str], None] | None = None,
+    ) -> None:
         self.durations: dict[str, float] = {}
         self._work = dict(work)
         self._total = sum(work.values()) or 1.0
-        self._on_progress = on_progress
+        self._on_progress, self._on_phase = on_progress, on_phase
         self._finished = 0.0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[OnProgress]:
         """A phase; call what is given with the steps done and in all of this phase."""
+        if self._on_phase is not None:
+            self._on_phase(name)
         start, work = time.monotonic(), self._work.pop(name, 0.0)
 
         def tell(done: int, total: int) -> None:

@@ -43,6 +43,7 @@ def test_options_without_effect_are_refused(camctl: "Camctl", tmp_path: Path) ->
         (("--graph", graph), "nanodet-g alone"),
         (("--format", "onnx", "--output", "Identity"), "omit --output"),
         (("-o", tmp_path / "none" / "net.onnx"), "there is no folder"),
+        (("-o", tmp_path / "net.pt"), "ends in .pt"),
     ):
         outcome = camctl(*start, *options)
         assert outcome.code == 1

@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
 import pytest
 
 from camsdk.artifact.bundle import pack, read_unverified
 from camsdk.artifact.hardware import local_hardware
+from camsdk.cli import model_compress
 from camsdk.cli.compress_options import DEFAULT_EPOCHS, Wishes
 from camsdk.compress import candidates, compressing, engines, evaluate
 from camsdk.compress.options import ActivationOptions, Block, CodeSet, Filter, NOfM
@@ -67,13 +70,16 @@ def test_machines_are_called_as_devices_enrol(
         raise InvalidInput("far enough")
 
     monkeypatch.setattr(compressing, "compress", stopped)
-    devices = ("--device", "cpu-amd64", "--device", "cpu-arm64", "--device", "npu")
+    devices = ("--device", "cpu-amd64", "--device", "cpu-arm64", "--device", "npu-x1")
     camctl("model", "compress", small, *devices)
-    assert given == [("cpu-aarch64", "cpu-x86_64", "npu")]
+    assert given == [("cpu-aarch64", "cpu-x86_64", "npu-x1")]
+    error = camctl("model", "compress", small, "--device", "toaster", "--json").json["error"]
+    assert error["message"] == "no device enrols as 'toaster'"
+    assert len(given) == 1
 
 
-def test_times_of_this_machine_are_measured_once_for_a_model(
-    camctl: "Camctl", small: Path, tmp_path: Path
+def test_times_are_measured_once_for_a_model_and_a_processor(
+    camctl: "Camctl", small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, work = local_hardware(), tmp_path / "kept"
     command = ("model", "compress", small, "--max-ms", "1e-9", "--device", here, "--work", work)
@@ -83,13 +89,32 @@ def test_times_of_this_machine_are_measured_once_for_a_model(
     assert camctl(*command, "--json").json["error"] == first
     assert "smallest budget" in first["hint"]
     assert kept.read_bytes() == written
+    monkeypatch.setattr(model_compress, "processor", lambda: "another")
+    camctl(*command, "--json")
+    assert len(list(work.iterdir())) == 2
+
+
+def test_times_are_told_with_where_and_when_they_were_taken(
+    camctl: "Camctl", small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (engines, probes):
+        monkeypatch.setattr(module, "is_installed", lambda engine: engine == "onnxruntime")
+    profile, out = tmp_path / "device.yaml", tmp_path / "made.cam"
+    profile.write_text(
+        "{device: fpga-a, provenance: measured, origin: 'board 7, 2026-01-02', "
+        "ns_per_mac: {Conv: {8: 1.0}}}"
+    )
+    budget = ("--max-ms", "100", "--device", "fpga-a", "--profile", profile)
+    outcome = camctl("model", "compress", small, *budget, "-o", out, "--json")
+    told = "measured (board 7, 2026-01-02)"
+    assert f"times of layers: {told}, in {profile}" in outcome.err
+    assert read_unverified(out.read_bytes()).manifest.lineage.options["times"] == told
+    assert "rounded without a training: there is no data to train on" in outcome.err
 
 
 @pytest.mark.parametrize(
     "places",
     [
-        ("-o", "x.json"),
-        ("-o", "x.html"),
         ("-o", "x.cam", "--report", "x.cam"),
         ("--report", "x.json"),
         ("-o", "small.cam"),
@@ -116,7 +141,7 @@ def test_no_file_of_a_command_is_written_over_another(
 
 
 @pytest.mark.parametrize("option", ["--out", "--report"])
-@pytest.mark.parametrize("place", ["gone/x.y", "folder"])
+@pytest.mark.parametrize("place", ["gone/x.cam", "folder.cam"])
 def test_what_cannot_be_written_is_refused_before_any_work(
     camctl: "Camctl",
     small: Path,
@@ -125,11 +150,24 @@ def test_what_cannot_be_written_is_refused_before_any_work(
     option: str,
     place: str,
 ) -> None:
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.cam").mkdir()
     monkeypatch.setattr(compressing, "compress", lambda *_, **__: pytest.fail("work was begun"))
     outcome = camctl("model", "compress", small, option, tmp_path / place, "--json")
     assert outcome.json["error"]["reason"] == "invalid-input"
     assert option in outcome.json["error"]["hint"]
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.onnx", "x"])
+def test_artifacts_are_cam_files(
+    camctl: "Camctl",
+    small: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    monkeypatch.setattr(compressing, "compress", lambda *_, **__: pytest.fail("work was begun"))
+    outcome = camctl("model", "compress", small, "-o", tmp_path / name, "--json")
+    assert "what is written is a .cam file" in outcome.json["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -200,6 +238,8 @@ def test_low_bits_with_data_are_trained_and_told_of(
     assert (told["granularity"], told["sparsity"], told["train_epochs"]) == ("4x1", "0.5", "3")
     assert told["kept"] == better
     assert f"kept the result of {better}: {told['kept_because']}" in outcome.err
+    assert ("hardly agrees" in outcome.err) == (made["ap50_all"] < 0.5)
+    assert "rounded without a training" not in outcome.err
     facts = json.loads(out.with_suffix(".json").read_text())
     assert len(facts["history"]["loss"]) == 3
     assert 0.5 <= facts["sparsity"] < 0.7  # of those that stay some round to 0
@@ -248,6 +288,40 @@ def test_an_interrupted_run_says_how_to_go_on_where_something_is_kept(
     assert (note in outcome.err) == is_kept == bool(list((tmp_path / "kept").iterdir()))
 
 
+def test_what_hardly_agrees_is_warned_of(
+    camctl: "Camctl", small: Path, yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (engines, probes):
+        monkeypatch.setattr(module, "is_installed", lambda engine: engine == "onnxruntime")
+    few = ("--data", yard, "--calibration", "4", "--evaluation", "4", "-o", tmp_path / "x.cam")
+    for options, is_poor in ((("--sparsity", "0.98", "--epochs", "0"), True), ((), False)):
+        outcome = camctl("model", "compress", small, *few, *options, "--json")
+        assert (outcome.json["ap50_all"] < 0.5) == is_poor
+        assert ("hardly agrees with the float model" in outcome.err) == is_poor
+        assert "rounded without a training" not in outcome.err  # it was asked for, or is usual
+
+
+def test_pictures_that_cannot_be_read_do_not_end_a_run(
+    camctl: "Camctl", small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (engines, probes):
+        monkeypatch.setattr(module, "is_installed", lambda engine: engine == "onnxruntime")
+    pictures, out = tmp_path / "pictures", tmp_path / "made.cam"
+    pictures.mkdir()
+    for index in range(13):
+        cv2.imwrite(str(pictures / f"{index:02}.png"), np.full((96, 160, 3), 15 * index, np.uint8))
+    (pictures / "00.png").write_bytes(b"no picture")
+    few = ("--data", pictures, "--evaluation", "4")
+    note = "1 of 13 files cannot be read and were skipped: 00.png"
+    made = camctl("model", "compress", small, *few, "--calibration", "4", "-o", out, "--json")
+    assert note in made.err
+    assert read_unverified(out.read_bytes()).manifest.lineage.options["skipped_files"] == "1"
+    assert json.loads(out.with_suffix(".json").read_text())["options"]["skipped_files"] == "1"
+    (pictures / "11.png").write_bytes(b"no picture")
+    judged = camctl("model", "evaluate", out, "--against", small, *few, "--json")
+    assert "were skipped: 11.png" in judged.err
+
+
 WISHES = Wishes(has_data=True, is_trainable=True, hardware=("cpu-x86_64",))
 
 
@@ -273,6 +347,28 @@ def test_what_is_hard_is_trained_by_default_where_there_is_data() -> None:
         assert (train.train.epochs, train.train.learning_rate) == (2.0, 0.5)
         assert train.distill is not None
         assert (train.distill.logits, train.distill.features) == (0.0, 3.0)
+
+
+def test_files_are_named_after_what_was_asked_for() -> None:
+    names = {
+        "int8": WISHES,
+        "w4a8": replace(WISHES, bits=4),
+        "w8a4-power-of-two": replace(WISHES, activation_bits=4, codes="power-of-two"),
+        "int8-sparse50-4x1": replace(WISHES, sparsity=0.5, granularity="4x1"),
+        "int8-2of4": replace(WISHES, granularity="2:4"),
+        "max900000bytes": replace(WISHES, max_bytes=900000),
+        "max2.5ms-w4a8": replace(WISHES, max_ms=2.5, bits=4),
+    }
+    assert [wishes.variant for wishes in names.values()] == list(names)
+
+
+def test_why_nothing_is_trained_is_said_where_it_would_be() -> None:
+    low = replace(WISHES, bits=3)
+    assert low.untrained_because == ""
+    assert replace(low, has_data=False).untrained_because == "there is no data to train on"
+    assert "cannot be trained" in replace(low, is_trainable=False).untrained_because
+    for silent in (replace(low, epochs=0.0), replace(WISHES, bits=4)):
+        assert replace(silent, is_trainable=False).untrained_because == ""
 
 
 def test_what_is_given_is_fixed_under_a_budget_and_the_rest_is_found() -> None:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from camsdk.compress.footage import open_footage
+from camsdk.compress.footage import choose_frames, open_footage
 from camsdk.errors import InvalidInput, NotFound, SourceError
 
 
@@ -37,3 +37,45 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"no picture")
     with pytest.raises(SourceError):
         list(open_footage(tmp_path).read((1,)))
+
+
+def test_files_that_cannot_be_read_are_skipped_and_told_of(tmp_path: Path) -> None:
+    for index in range(12):
+        picture(tmp_path / f"{index:02}.png", 20 * index)
+    for name in ("02.png", "07.png", "09.png", "10.png"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:40])
+    (tmp_path / "z.avi").write_bytes(b"no recording")
+    footage, split = choose_frames(open_footage(tmp_path), calibration=2, evaluation=4)
+    assert {file.name for file in footage.skipped} == {
+        "02.png", "07.png", "09.png", "10.png", "z.avi"
+    }  # fmt: skip
+    assert len(footage) == 8
+    told = footage.told_skipped
+    assert told.startswith("5 of 13 files cannot be read and were skipped: z.avi, ")
+    assert told.endswith(" and 2 more")
+    greys = [20 * index for index in (0, 1, 3, 4, 5, 6, 8, 11)]
+    frames = list(footage.read((*split.calibration, *split.evaluation)))
+    assert [frame.rgb.mean() for frame in frames] == pytest.approx(
+        [greys[index] for index in (*split.calibration, *split.evaluation)], abs=3
+    )
+    with pytest.raises(InvalidInput, match="5 of 13 files cannot be read") as caught:
+        choose_frames(open_footage(tmp_path), calibration=3, evaluation=4)
+    assert "too few" in caught.value.message
+
+
+def test_pictures_that_are_not_chosen_are_not_looked_into(tmp_path: Path) -> None:
+    for index in range(9):
+        picture(tmp_path / f"{index}.png", 100)
+    (tmp_path / "1.png").write_bytes(b"")  # between the frames that are chosen
+    footage, split = choose_frames(open_footage(tmp_path), calibration=1, evaluation=1)
+    assert split.calibration == (0,)
+    assert (len(footage), footage.skipped) == (9, ())
+
+
+def test_labels_stay_with_their_pictures(tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(tmp_path / name, 100)
+    footage = open_footage(tmp_path, ("a", "b"))
+    left = footage.without({tmp_path / "a/1.png"})
+    assert left.labels(("a", "b")) == {0: 1, 1: 0, 2: 1}

@@ -27,6 +27,7 @@ PROFILE = DeviceProfile(
     "measured",
     {"first": {8: 0.5, 32: 1.0}},
     {"Conv": {8: 0.1, 32: 0.3}},
+    origin="board 7, 2026-01-02",
 )
 
 

@@ -18,12 +18,13 @@ def test_phases_take_the_share_of_their_work() -> None:
 
 
 def test_a_phase_that_is_repeated_or_unknown_adds_time_but_no_work() -> None:
-    told: list[int] = []
-    steps = Steps({"once": 1.0, "never": 1.0}, lambda done, _: told.append(done))
+    told, begun = list[int](), list[str]()
+    steps = Steps({"once": 1.0, "never": 1.0}, lambda done, _: told.append(done), begun.append)
     for name in ("once", "once", "other"):
         with steps.phase(name) as tell:
             tell(1, 1)
     assert told == [500] * 6
+    assert begun == ["once", "once", "other"]
     steps.finish()
     assert told[-1] == 1000
     assert set(steps.durations) == {"once", "other"}

@@ -1,0 +1,55 @@
+"""Progress in a log: seldom, and with the time that is left."""
+
+from pathlib import Path
+
+import pytest
+
+from camsdk.cli.drafts import Lines, check_suffix, report
+from camsdk.cli.output import Output
+from camsdk.errors import InvalidInput
+from support.small_detector import small_detector
+
+
+def test_a_log_has_a_line_at_most_every_30_seconds() -> None:
+    now, told = [100.0], list[str]()
+    lines = Lines(told.append, "compressing", lambda: now[0])
+    lines.phase("quantize")
+    for second in range(0, 61, 10):
+        now[0] = 100.0 + second
+        lines(second, 600)
+    lines.phase("train")
+    now[0] = 400.0
+    lines(300, 600)
+    assert told == [
+        "compressing: quantize, 5%, about 9 min left",
+        "compressing: quantize, 10%, about 9 min left",
+        "compressing: train, 50%, about 5 min left",
+    ]
+
+
+def test_time_left_is_that_of_what_this_run_has_done() -> None:
+    now, told = [0.0], list[str]()
+    lines = Lines(told.append, "compressing", lambda: now[0])
+    lines(800, 1000)  # by the run that was killed
+    now[0] = 40.0
+    lines(800, 1000)
+    now[0] = 80.0
+    lines(900, 1000)
+    assert told == ["compressing, 80%", "compressing, 90%, about 80 s left"]
+
+
+def test_what_signs_is_told_with_where_its_key_comes_from(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report(Output(is_json=False), small_detector(), Path("x.cam"), {})
+    told = capsys.readouterr().err
+    assert "camctl model sign x.cam" in told
+    assert "the key that camctl serve makes" in told
+
+
+def test_files_are_of_the_kinds_that_are_written() -> None:
+    check_suffix(Path("a.b/x.onnx"), ".cam", ".onnx")
+    for name, ending in (("x.json", "ends in .json"), ("a.cam/x", "has no suffix")):
+        with pytest.raises(InvalidInput, match=ending) as caught:
+            check_suffix(Path(name), ".cam")
+        assert "ends in .cam" in caught.value.hint
