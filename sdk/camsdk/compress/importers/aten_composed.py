@@ -1,4 +1,4 @@
-"""ATen operators that become a reduction, a normalization or several ONNX operators."""
+"""ATen activations and normalizations that become several ONNX operators."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from camsdk.compress.importers.aten_scope import Operator, Scope, label, positive, refuse
+from camsdk.compress.importers.aten_scope import Operator, Scope, label, refuse
 from camsdk.compress.importers.pt2_reader import AtenNode
 
 
@@ -44,33 +44,6 @@ def _glu(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     value, gate = scope.emitter.node("Split", inputs, f"{name}/halves", outputs=2, axis=axis)
     opened = scope.emitter.node("Sigmoid", [gate], f"{name}/sigmoid")
     return scope.emitter.node("Mul", [value, opened[0]], name)
-
-
-def _square(node: AtenNode, scope: Scope) -> tuple[str, ...]:
-    x = scope.operand(node.arguments["self"], label(node))
-    return scope.emitter.node("Mul", [x, x], label(node))
-
-
-def _rsqrt(node: AtenNode, scope: Scope) -> tuple[str, ...]:
-    name, x = label(node), scope.operand(node.arguments["self"], label(node))
-    root = scope.emitter.node("Sqrt", [x], f"{name}/sqrt")
-    return scope.emitter.node("Reciprocal", root, name)
-
-
-def _reduce(op: str) -> Operator:
-    def emit(node: AtenNode, scope: Scope) -> tuple[str, ...]:
-        given, name = node.arguments, label(node)
-        if given.get("ord", 2) != 2:
-            raise refuse(node, f"is a norm of order {given['ord']}")
-        rank, axes = len(scope.shape(given["self"])), given.get("dim")
-        axes = list(range(rank)) if axes in (None, []) else sorted(positive(axes, rank))
-        inputs, keep = [scope.operand(given["self"], name)], int(bool(given.get("keepdim")))
-        if op == "ReduceSum":  # whose axes are an input in opset 17
-            inputs.append(scope.ints(f"{name}/axes", axes))
-            return scope.emitter.node(op, inputs, name, keepdims=keep)
-        return scope.emitter.node(op, inputs, name, axes=axes, keepdims=keep)
-
-    return emit
 
 
 def _affine(node: AtenNode, scope: Scope, shape: tuple[int, ...]) -> list[str]:
@@ -130,57 +103,11 @@ def _instance_norm(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     return scope.emitter.node("InstanceNormalization", inputs, name, epsilon=epsilon)
 
 
-def _stack(node: AtenNode, scope: Scope) -> tuple[str, ...]:
-    name, rank = label(node), len(scope.shapes[node.outputs[0]])
-    axis = int(node.arguments.get("dim", 0)) % rank
-    target = scope.ints(f"{name}/axis", [axis])
-    parts = [
-        scope.emitter.node("Unsqueeze", [scope.operand(part, name), target], f"{name}/part")[0]
-        for part in node.arguments["tensors"]
-    ]
-    return scope.emitter.node("Concat", parts, name, axis=axis)
-
-
-def _unbind(node: AtenNode, scope: Scope) -> tuple[str, ...]:
-    name, axis = label(node), int(node.arguments.get("dim", 0))
-    x = scope.operand(node.arguments["self"], name)
-    made: list[str] = []
-    for place in range(len(node.outputs)):
-        index = scope.emitter.initializer(f"{name}/index", np.array(place, np.int64))
-        made += scope.emitter.node("Gather", [x, index], f"{name}/{place}", axis=axis)
-    return tuple(made)
-
-
-def _expand(node: AtenNode, scope: Scope) -> tuple[str, ...]:
-    name, shape = label(node), scope.shapes[node.outputs[0]]
-    x = scope.operand(node.arguments["self"], name)
-    return scope.emitter.node("Expand", [x, scope.ints(f"{name}/shape", shape)], name)
-
-
-def _repeat(node: AtenNode, scope: Scope) -> tuple[str, ...]:
-    given, name = node.arguments, label(node)
-    counts = list(given["repeats"])
-    if len(counts) != len(scope.shape(given["self"])):
-        raise refuse(node, "repeats along new axes")
-    inputs = [scope.operand(given["self"], name), scope.ints(f"{name}/repeats", counts)]
-    return scope.emitter.node("Tile", inputs, name)
-
-
 COMPOSED: Final[Mapping[str, Operator]] = {
     "gelu": _gelu,
     "mish": _mish,
     "glu": _glu,
-    "square": _square,
-    "rsqrt": _rsqrt,
-    "sum": _reduce("ReduceSum"),
-    "amax": _reduce("ReduceMax"),
-    "amin": _reduce("ReduceMin"),
-    "linalg_vector_norm": _reduce("ReduceL2"),
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
     "instance_norm": _instance_norm,
-    "stack": _stack,
-    "unbind": _unbind,
-    **dict.fromkeys(("expand", "expand_as"), _expand),
-    "repeat": _repeat,
 }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from onnx.helper import np_dtype_to_tensor_dtype
 
 from camsdk.compress.importers.onnx_emitter import Array, Emitter
 from camsdk.compress.importers.pt2_reader import AtenNode, Tensor
@@ -18,12 +19,14 @@ class Scope:
     Attributes:
         tensors: ONNX tensor of each tensor of the program that was made so far.
         shapes: Of every tensor of the program.
+        types: Element type of every tensor; all floating types are float32 here.
         stored: Values of the weights, by their name in the program.
     """
 
     emitter: Emitter
     tensors: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
+    types: Mapping[str, np.dtype[Any]]
     stored: Mapping[str, Array]
 
     def operand(self, value: Any, label: str) -> str:
@@ -31,6 +34,23 @@ class Scope:
         if isinstance(value, Tensor):
             return self.tensors[value.name]
         return self.emitter.initializer(f"{label}/constant", np.array(value, np.float32))
+
+    def typed(self, value: Any, dtype: np.dtype[Any], label: str) -> str:
+        """The ONNX tensor of an argument, cast to an element type where it has another."""
+        if not isinstance(value, Tensor):
+            return self.emitter.initializer(f"{label}/constant", np.array(value, dtype))
+        if self.types[value.name] == dtype:
+            return self.tensors[value.name]
+        return self.cast(self.tensors[value.name], dtype, f"{label}/cast")
+
+    def cast(self, tensor: str, dtype: np.dtype[Any], label: str) -> str:
+        """An ONNX tensor as another element type."""
+        (made,) = self.emitter.node("Cast", [tensor], label, to=np_dtype_to_tensor_dtype(dtype))
+        return made
+
+    def type_of(self, node: AtenNode) -> np.dtype[Any]:
+        """Of what a node makes first."""
+        return self.types[node.outputs[0]]
 
     def shape(self, value: Any) -> tuple[int, ...]:
         """Of an argument that is a tensor."""
@@ -57,6 +77,33 @@ def refuse(node: AtenNode, what: str) -> UnsupportedModel:
     return UnsupportedModel(f"{label(node)!r} ({node.target}) {what}")
 
 
+def common_type(left: Any, right: Any, scope: Scope) -> np.dtype[Any]:
+    """The type that PyTorch compares two arguments in: floating beats whole beats true or false.
+
+    A number takes the type of the tensor unless its own kind is higher.
+    """
+    kinds = [
+        scope.types[value.name] if isinstance(value, Tensor) else np.array(value).dtype
+        for value in (left, right)
+    ]
+    if any(kind.kind == "f" for kind in kinds):
+        return np.dtype(np.float32)
+    tensors = [
+        kind for kind, value in zip(kinds, (left, right), strict=True) if isinstance(value, Tensor)
+    ]
+    highest = np.result_type(*kinds)
+    return tensors[0] if len(tensors) == 1 and tensors[0].kind != "b" else highest
+
+
 def positive(axes: Any, rank: int) -> list[int]:
     """One axis or several, counted from the first."""
     return [axis % rank for axis in ([axes] if isinstance(axes, int) else axes)]
+
+
+def spread(value: Any, rank: int, default: int | None = None) -> list[int]:
+    """One number for all axes, or one for each."""
+    if value is None or value == []:
+        assert default is not None
+        return [default] * rank
+    numbers = [value] if isinstance(value, int) else [int(number) for number in value]
+    return numbers * rank if len(numbers) == 1 else numbers

@@ -38,12 +38,14 @@ class Value:
         perm: TensorFlow's tensor is ``transpose(onnx tensor, perm)``.
         shape: Of TensorFlow's tensor.
         constant: TensorFlow's tensor, when it is known; ``name`` is then empty until it is used.
+        element: ONNX's number of its element type; looked at for outputs of the graph only.
     """
 
     name: str
     perm: Perm
     shape: tuple[int, ...]
     constant: Array | None = None
+    element: int = TensorProto.FLOAT
 
     @property
     def is_plain(self) -> bool:
@@ -168,7 +170,7 @@ class Emitter:
             if is_taken:  # an input, a constant, a second output of a node, or named before
                 (tensor,) = self.node("Identity", [tensor], f"{name}/output")
             rename[tensor] = name
-            infos.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape))
+            infos.append(helper.make_tensor_value_info(name, value.element, value.shape))
         nodes = self._needed(set(rename))
         # A tensor inside may have a public name already, such as a layer in its own layout.
         rename = {name: f"{name}/inside" for name in outputs if name in self._nodes} | rename

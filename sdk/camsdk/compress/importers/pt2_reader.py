@@ -42,6 +42,7 @@ class AtenNode:
         arguments: Decoded by name: numbers, lists, None, or ``Tensor``s.
         outputs: Names of the tensors it makes.
         module: Qualified name of the module that calls it, or empty.
+        place: Where it is called: its number in the program, and the line of the source if known.
     """
 
     name: str
@@ -49,6 +50,7 @@ class AtenNode:
     arguments: Mapping[str, Any]
     outputs: tuple[str, ...]
     module: str
+    place: str
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class AtenGraph:
         stored: Weight by its name in the graph.
         stored_names: Qualified name of each weight in the module, by its name in the graph.
         shapes: Of every tensor.
+        types: Element type of every tensor of a known one; floating types are all float32.
     """
 
     inputs: Mapping[str, tuple[int, ...]]
@@ -75,6 +78,7 @@ class AtenGraph:
     stored: Mapping[str, Array]
     stored_names: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
+    types: Mapping[str, np.dtype[Any]]
 
 
 def read_program(
@@ -202,9 +206,18 @@ class _Program:
             name: self._symbols.length(entry)
             for name, entry in (self._graph.get("sym_int_values") or {}).items()
         }
-        nodes = tuple(_node(node, integers) for node in self._graph["nodes"] if _is_kept(node))
+        nodes = tuple(
+            _node(node, integers, number)
+            for number, node in enumerate(self._graph["nodes"])
+            if _is_kept(node)
+        )
         inputs = {name: shapes[name] for name in self._names}
-        return AtenGraph(inputs, outputs, nodes, stored, names, shapes)
+        types = {
+            name: _kept_type(_DTYPES[meta["dtype"]])
+            for name, meta in tensors.items()
+            if meta["dtype"] in _DTYPES
+        }
+        return AtenGraph(inputs, outputs, nodes, stored, names, shapes, types)
 
     def _weights(self) -> tuple[dict[str, Array], dict[str, str]]:
         """Value and qualified name of each weight, by its name in the graph."""
@@ -256,8 +269,12 @@ class _Program:
         view = np.lib.stride_tricks.as_strided(
             flat[offset:], shape, [step * size for step in strides], writeable=False
         )
-        kind = np.float32 if flat.dtype.kind == "f" else flat.dtype
-        return np.ascontiguousarray(view).astype(kind, copy=False).reshape(shape)
+        return np.ascontiguousarray(view).astype(_kept_type(dtype), copy=False).reshape(shape)
+
+
+def _kept_type(dtype: str) -> np.dtype[Any]:
+    kept = np.dtype(dtype)
+    return np.dtype(np.float32) if kept.kind == "f" else kept
 
 
 def _output(spec: Mapping[str, Any]) -> str:
@@ -277,7 +294,31 @@ def _is_kept(node: Mapping[str, Any]) -> bool:
     return not kinds or any(kind not in ("as_sym_int", "as_sym_bool") for kind in kinds)
 
 
-def _node(node: Mapping[str, Any], integers: Mapping[str, int]) -> AtenNode:
+def unknown_operator(target: str, layer: str, place: str) -> UnsupportedModel:
+    """The error of an operator that no one imports.
+
+    Args:
+        target: Such as ``aten.fft_fft.default``.
+        layer: What it is called by.
+        place: See ``AtenNode``.
+    """
+    return UnsupportedModel(
+        f"operator {target!r} of layer {layer!r} ({place}) cannot be imported",
+        "export to ONNX and import that: torch.onnx.export(model.eval(), (example,), 'model.onnx');"
+        " or leave this step out of forward(), such as what follows the network's outputs;"
+        " or write it with operators that are imported",
+    )
+
+
+def _place(node: Mapping[str, Any], number: int) -> str:
+    """The number of a node, and the last line of the source that its stack names."""
+    trace = str((node.get("metadata") or {}).get("stack_trace", ""))
+    lines = re.findall(r'File "([^"\n]{1,400})", line (\d{1,9})', trace[-4000:])
+    found = f", {Path(lines[-1][0]).name} line {lines[-1][1]}" if lines else ""
+    return f"node {number} of the program{found}"
+
+
+def _node(node: Mapping[str, Any], integers: Mapping[str, int], number: int) -> AtenNode:
     target = str(node["target"])
     outputs = []
     for output in node["outputs"]:
@@ -288,7 +329,7 @@ def _node(node: Mapping[str, Any], integers: Mapping[str, int]) -> AtenNode:
             outputs += [item["name"] for item in body]
     name = outputs[0] if outputs else target
     if not target.startswith("torch.ops.aten."):
-        raise UnsupportedModel(f"operator {target!r} of {name!r} cannot be imported")
+        raise unknown_operator(target.removeprefix("torch.ops."), name, _place(node, number))
     stack = (node.get("metadata") or {}).get("nn_module_stack", "")
     parts = stack.rsplit(";", 1)[-1].split(",") if stack else []
     arguments = {item["name"]: _argument(item["arg"], name, integers) for item in node["inputs"]}
@@ -298,6 +339,7 @@ def _node(node: Mapping[str, Any], integers: Mapping[str, int]) -> AtenNode:
         arguments=arguments,
         outputs=tuple(outputs),
         module=parts[1] if len(parts) > 2 else "",
+        place=_place(node, number),
     )
 
 
@@ -307,6 +349,10 @@ def _argument(argument: Mapping[str, Any], name: str, integers: Mapping[str, int
         return None
     if kind == "as_tensor":
         return Tensor(value["name"])
+    if kind == "as_optional_tensors":
+        return [
+            Tensor(item["as_tensor"]["name"]) if "as_tensor" in item else None for item in value
+        ]
     if kind == "as_tensors":
         return [Tensor(item["name"]) for item in value]
     if kind in ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string"):

@@ -102,6 +102,11 @@ class Symbols:
             return self._values[value]
         if isinstance(value, int) and abs(value) < 1 << 62:
             return value
+        if isinstance(value, str) and value[:1] == "u" and value[1:].isdigit():
+            raise UnsupportedModel(
+                "a shape in the program depends on data, such as how many values are true",
+                "leave that step out of forward(), such as the suppression of boxes",
+            )
         raise UnsupportedModel(
             f"the program's length {ast.unparse(tree)[:80]!r} follows from no input",
             "export it without dynamic_shapes",

@@ -7,16 +7,18 @@ of its own (training needs it); ``camsdk.compress.graph`` folds it when a model 
 
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import onnx
+from onnx.helper import np_dtype_to_tensor_dtype
 
-from camsdk.compress.importers.aten_operators import VIEWS, base_name, is_in_place, operator_of
+from camsdk.compress.importers.aten_operators import is_in_place, operator_of, shares_memory
 from camsdk.compress.importers.aten_scope import Scope, label
 from camsdk.compress.importers.onnx_emitter import Emitter, plain_value
-from camsdk.compress.importers.pt2_reader import AtenGraph, Tensor, read_program
+from camsdk.compress.importers.pt2_reader import AtenGraph, AtenNode, Tensor, read_program
 from camsdk.compress.importers.runnable import runnable
 from camsdk.errors import DataCorrupted, InvalidInput, UnsupportedModel
 
@@ -101,11 +103,9 @@ def convert_program(program: AtenGraph) -> onnx.ModelProto:
     tensors = {name: emitter.add_input(name, shape).name for name, shape in program.inputs.items()}
     for name, value in program.stored.items():
         tensors[name] = emitter.initializer(program.stored_names[name], value)
-    scope = Scope(emitter, tensors, program.shapes, program.stored)
-    views: set[str] = set()
-    for node in program.nodes:
-        if base_name(node) in VIEWS:
-            views.update(node.outputs)
+    scope = Scope(emitter, tensors, program.shapes, program.types, program.stored)
+    memory = _Memory(program)
+    for place, node in enumerate(program.nodes):
         if node.target.startswith("add") and not node.outputs:
             continue  # counts the batches of BatchNorm, in training
         operator = operator_of(node)
@@ -116,13 +116,63 @@ def convert_program(program: AtenGraph) -> onnx.ModelProto:
                 f"layer {label(node)!r} ({node.target}) does not fit its arguments: {error!r}"
             ) from error
         tensors.update(zip(node.outputs, made, strict=False))
-        if is_in_place(node):
-            changed = next(iter(node.arguments.values()))
-            if not isinstance(changed, Tensor) or changed.name in views:
-                raise UnsupportedModel(f"layer {label(node)!r} ({node.target}) changes a view")
-            tensors[changed.name] = made[0]
+        changed = memory.changed_by(node, place)
+        if changed is not None:
+            tensors[changed] = made[0]
     missing = [name for name in program.outputs if name not in tensors]
     if missing:
         raise DataCorrupted(f"nothing makes the output {missing[0]!r}")
-    outputs = {name: plain_value(tensors[name], program.shapes[name]) for name in program.outputs}
+    outputs = {
+        name: replace(
+            plain_value(tensors[name], program.shapes[name]),
+            element=np_dtype_to_tensor_dtype(program.types[name]),
+        )
+        for name in program.outputs
+    }
     return runnable(emitter.model(outputs, PRODUCER))
+
+
+class _Memory:
+    """Which tensors of a program share their memory, so that changing one changes the others."""
+
+    def __init__(self, program: AtenGraph) -> None:
+        self._sharing: dict[str, set[str]] = {}
+        self._last_read = {
+            tensor.name: place
+            for place, node in enumerate(program.nodes)
+            for tensor in _tensors(node)
+        }
+        self._last_read |= dict.fromkeys(program.outputs, len(program.nodes))
+
+    def changed_by(self, node: AtenNode, place: int) -> str | None:
+        """The tensor that a node overwrites, if it does.
+
+        Raises:
+            UnsupportedModel: Another tensor of the same memory is read later; in ONNX it would
+                keep its old values.
+        """
+        first = next(iter(node.arguments.values()), None)
+        if not isinstance(first, Tensor):
+            return None
+        sharing = self._sharing.setdefault(first.name, {first.name})
+        if is_in_place(node):
+            stale = [
+                name for name in sharing - {first.name} if self._last_read.get(name, -1) > place
+            ]
+            if stale:
+                raise UnsupportedModel(
+                    f"layer {label(node)!r} ({node.target}, {node.place}) changes a view: "
+                    f"{min(stale)!r} shares its memory and is read later",
+                    "write the step without changing a tensor in place, such as relu for relu_",
+                )
+        if shares_memory(node):
+            sharing.update(node.outputs)
+            self._sharing.update(dict.fromkeys(node.outputs, sharing))
+        return first.name if is_in_place(node) else None
+
+
+def _tensors(node: AtenNode) -> Iterator[Tensor]:
+    for value in node.arguments.values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Tensor):
+                yield item
