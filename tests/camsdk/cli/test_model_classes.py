@@ -160,21 +160,6 @@ def test_a_segmenter_is_compressed_and_its_map_kept(camctl: "Camctl", tmp_path: 
     assert "mean IoU against float" in small.with_suffix(".html").read_text()
 
 
-def test_a_segmenter_learns_from_its_float_self(camctl: "Camctl", tmp_path: Path) -> None:
-    data, source = write_scenes(tmp_path / "scenes"), segmenter(camctl, tmp_path)
-    made = camctl(
-        *("model", "compress", source, "--data", data, "--calibration", 10, "--evaluation", 15),
-        *("--bits", 2, "--sparsity", 0.5, "--epochs", 12, "--work", tmp_path / "work"),
-        *("-o", tmp_path / "w2.cam", "--json"),
-    )
-    assert made.code == 0, made.err
-    ways = {way: made.json[f"choice_mean_iou_by_{way}"] for way in ("rounding", "training")}
-    assert ways["training"] > ways["rounding"]
-    manifest = read(tmp_path / "w2.cam").manifest
-    assert manifest.lineage.options["kept"] == "training"
-    assert manifest.metrics["choice_mean_iou_vs_reference_training"] == ways["training"]
-
-
 def test_a_softmax_is_taken_off_and_classes_are_moved_to_the_second_axis(
     camctl: "Camctl", tmp_path: Path
 ) -> None:
