@@ -23,6 +23,8 @@ from camsdk.errors import InvalidInput
 if TYPE_CHECKING:
     import onnx
 
+    from camsdk.compress.importers.detect import Framework
+
 KNOWN: Final = "nanodet-g"
 """The published model that has no file to be named."""
 
@@ -162,13 +164,14 @@ def import_model(
         raise typer.BadParameter(f"{model!r} is neither a file or folder nor {KNOWN}")
     if graph is not None:
         raise InvalidInput(f"--graph is of {KNOWN} alone", "give the model's file as PATH")
+    kind = _framework(path, framework)
     is_plain = out is not None and out.suffix == ".onnx"
     if not is_plain and decoder is None and description is None:
         raise InvalidInput(
             "an artifact needs to know what the model's outputs mean",
             "give --decoder or --description; or write plain ONNX with -o model.onnx",
         )
-    imported, kind = _import_any(path, framework, weights, inputs, outputs, output)
+    imported = _import_any(path, kind, weights, inputs, outputs, output)
     if is_plain and out is not None:
         _write_onnx(imported, out, output)
         return
@@ -223,22 +226,27 @@ def _import_known(
     report(output, draft, write_draft(draft, out), {})
 
 
+def _framework(path: Path, framework: Format) -> "Framework":
+    """What is said of the file, or what it looks like: before anything else is asked for."""
+    from camsdk.compress.importers import detect
+
+    kind = detect.detect(path) if framework == "auto" else framework
+    return "saved-model" if kind == "tensorflow" and path.is_dir() else kind
+
+
 def _import_any(
     path: Path,
-    framework: Format,
+    kind: "Framework",
     weights: Path | None,
     inputs: list[str] | None,
     outputs: list[str] | None,
     output: Output,
-) -> "tuple[onnx.ModelProto, str]":
+) -> "onnx.ModelProto":
     from camsdk.compress.importers import detect
 
-    kind = detect.detect(path) if framework == "auto" else framework
-    if kind == "tensorflow" and path.is_dir():
-        kind = "saved-model"
     options = detect.ImportOptions(weights, parse_shapes(inputs or ()), tuple(outputs or ()))
     tell = None if output.is_json else output.note
-    return detect.import_model(path, kind, options, on_progress=tell), kind
+    return detect.import_model(path, kind, options, on_progress=tell)
 
 
 def _wishes(

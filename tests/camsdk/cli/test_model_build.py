@@ -52,6 +52,21 @@ def test_options_without_effect_are_refused(camctl: "Camctl", tmp_path: Path) ->
     assert not out.exists()
 
 
+def test_what_is_no_model_is_said_before_a_decoder_is_asked_for(
+    camctl: "Camctl", tmp_path: Path
+) -> None:
+    for name, content, words in (
+        ("notes.txt", b"not a model", "is of no format that is known here"),
+        ("net.onnx", b"", "is empty"),
+        ("net.pt", b"\x80\x02rest", "is a pickle"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        outcome = camctl("model", "import", tmp_path / name)
+        assert outcome.code == 1
+        assert words in " ".join(outcome.err.split())
+        assert "decoder" not in outcome.err
+
+
 def write_detector(path: Path) -> None:
     """A network of one convolution whose boxes, scores and classes are what they are."""
     names = ("boxes", "scores", "classes")

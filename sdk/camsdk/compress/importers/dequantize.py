@@ -1,5 +1,7 @@
 """Quantized ONNX back to float: constants get their values, roundings of activations go away."""
 
+from typing import Final
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -7,6 +9,17 @@ from onnx import numpy_helper
 
 from camsdk.compress.graph.limits import MOVES
 from camsdk.errors import UnsupportedModel
+
+_POSITIVE: Final = frozenset(
+    {"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Exp", "Abs", "Sqrt", "Softplus"}
+)
+"""What they make is nowhere negative."""
+
+_KEEPS_SIGN: Final = MOVES | {"AveragePool", "GlobalAveragePool", "ReduceMean", "Resize"}
+"""What they make of tensors that are nowhere negative is not negative either."""
+
+_SIX_WITHIN: Final = 0.03
+"""Half a percent: files store the scale of a Relu6 as 6/255 or 6/256."""
 
 Grid = tuple[bytes, bytes]
 """Scale and zero point of a quantized tensor, as bytes to compare."""
@@ -16,7 +29,9 @@ def without_quantization(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model in float, changed in place.
 
     A DequantizeLinear of a constant becomes the float constant ``(q - zero_point) * scale``; a
-    QuantizeLinear, and the DequantizeLinear nodes that undo it, are left out.
+    QuantizeLinear, and the DequantizeLinear nodes that undo it, are left out. Where the range of
+    a QuantizeLinear begins at zero and what it takes may be negative, the range stands for a Relu
+    that was folded into it (for a Relu6 if it ends at six), and a Relu or Clip takes its place.
 
     Raises:
         UnsupportedModel: Something is computed in integers; names the node.
@@ -48,16 +63,22 @@ class _Walk:
         self.rename: dict[str, str] = {}
         self.stored = {tensor.name: tensor for tensor in graph.initializer}
         self._grids: dict[str, Grid] = {}
+        self._positive: set[str] = set()  # tensors that are nowhere negative
+        self._inputs = {info.name for info in graph.input}
 
     def keeps(self, node: onnx.NodeProto) -> bool:
         """Take a node in; whether it stays."""
         if node.op_type == "QuantizeLinear":
             self._grids[node.output[0]] = self._grid(node)
+            if self._becomes_relu(node):
+                self._positive.add(node.output[0])
+                return True
             self._stand_in(node)
             return False
         if node.op_type == "DequantizeLinear":
             self._dequantize(node)
             return False
+        self._note_sign(node)
         grids = {self._grids[name] for name in node.input if name in self._grids}
         if not grids:
             return True
@@ -82,6 +103,34 @@ class _Walk:
                 " than it was written",
                 "give the float model that this one was made from",
             )
+
+    def _note_sign(self, node: onnx.NodeProto) -> None:
+        sources = [self.rename.get(name, name) for name in node.input if name not in self.stored]
+        is_kept = node.op_type in _KEEPS_SIGN and self._positive.issuperset(sources)
+        low = self.stored.get(node.input[1]) if node.op_type == "Clip" else None
+        is_clipped = low is not None and numpy_helper.to_array(low).min() >= 0
+        if is_kept or is_clipped or node.op_type in _POSITIVE:
+            self._positive.update(node.output)
+
+    def _becomes_relu(self, node: onnx.NodeProto) -> bool:
+        """Turn a QuantizeLinear into the activation that its range stands for, if it is one."""
+        source = self.rename.get(node.input[0], node.input[0])
+        if source in self._positive or source in self._inputs or len(node.input) < 3:
+            return False
+        scale, zero = (numpy_helper.to_array(self.stored[name]) for name in node.input[1:3])
+        if zero.size != 1 or zero.dtype.kind not in "iu" or zero.item() != np.iinfo(zero.dtype).min:
+            return False
+        steps = np.iinfo(zero.dtype).max - np.iinfo(zero.dtype).min
+        inputs = [source]
+        if abs(float(scale.item()) * steps - 6) < _SIX_WITHIN:
+            for which, value in (("lowest", 0), ("highest", 6)):
+                name = f"{node.output[0]}.{which}"
+                self.stored[name] = numpy_helper.from_array(np.array(value, np.float32), name)
+                inputs.append(name)
+        node.op_type = "Relu" if len(inputs) == 1 else "Clip"
+        node.input[:] = inputs
+        del node.attribute[:]
+        return True
 
     def _stand_in(self, node: onnx.NodeProto) -> None:
         self.rename[node.output[0]] = self.rename.get(node.input[0], node.input[0])

