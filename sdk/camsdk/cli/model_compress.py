@@ -369,8 +369,9 @@ def _facts(made: "Compressed") -> dict[str, Any]:
         "peak_rss_mib": facts.peak_rss_bytes / 2**20,
     }
     if agreement is not None:
-        told |= agreement.values | agreement.counts
         told |= {
+            **agreement.values,
+            **agreement.counts,
             "float_cpu_ms": agreement.reference_ms,
             "cpu_ms": agreement.candidate_ms,
             "speedup": agreement.speedup,

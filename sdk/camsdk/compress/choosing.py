@@ -5,7 +5,6 @@ reported of, only the one that was kept is measured: the better of two on the sa
 better than it is.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -58,12 +57,12 @@ def choose(
     """
     if not agreements:
         return Choice("rounding", "the recording is too short for frames to choose by")
-    trained, rounded = (agreements[way].main.value for way in ("training", "rounding"))
-    frames = f"the {agreements['rounding'].counts['frames']} frames to choose by"
-    if math.isnan(trained) or math.isnan(rounded):
+    trained, rounded = (agreements[way] for way in ("training", "rounding"))
+    frames = f"the {rounded.counts['frames']} frames to choose by"
+    if not (trained.main.is_measured and rounded.main.is_measured):
         reason = f"the float model found nothing on {frames}"
         return Choice("rounding", reason, agreements)
-    if trained <= rounded:
+    if trained.rank <= rounded.rank:
         reason = f"training agrees no better with the float model on {frames}"
         return Choice("rounding", reason, agreements)
     if budget is not None and trained_cost > budget.limit:

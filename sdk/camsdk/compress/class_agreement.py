@@ -43,7 +43,9 @@ class ClassJudge:
         """The same best class, the divergence and, where there are labels, the accuracy."""
         figures = [
             Figure("top1", _mean(self._same)),
-            Figure("kl_millinats", 1000 * _mean(self._divergences), reference=0.0),
+            Figure(
+                "kl_millinats", 1000 * _mean(self._divergences), reference=0.0, is_better_low=True
+            ),
         ]
         if self._right:
             before, after = (float(share) for share in np.mean(self._right, axis=0))

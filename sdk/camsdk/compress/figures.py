@@ -26,6 +26,7 @@ class Figure:
         of: What it is about, such as a class; empty where there is only one.
         reference: The same of the reference: against itself, or against labels.
         is_labelled: Whether truth was somebody's labels, not the reference.
+        is_better_low: Whether less of it is better.
     """
 
     what: str
@@ -33,6 +34,7 @@ class Figure:
     of: str = ""
     reference: float = 1.0
     is_labelled: bool = False
+    is_better_low: bool = False
 
     @property
     def name(self) -> str:
@@ -62,7 +64,7 @@ class Agreement:
 
     Attributes:
         main: The figure that choices are made by: 0 to 1, better when higher.
-        others: Further figures.
+        others: Further figures; where the main one is the same, they decide in turn.
         counts: What was compared, by its plural: ``frames``, and of detectors ``boxes``, those of
             the reference that count as truth.
         reference_ms, candidate_ms: Median CPU time of one inference on one thread, interleaved.
@@ -83,6 +85,11 @@ class Agreement:
     def measured(self) -> tuple[Figure, ...]:
         """All figures without what could not be measured, the main one first."""
         return tuple(figure for figure in (self.main, *self.others) if figure.is_measured)
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """Better when higher, compared in turn."""
+        return tuple(-of.value if of.is_better_low else of.value for of in self.measured)
 
     @property
     def values(self) -> dict[str, float]:

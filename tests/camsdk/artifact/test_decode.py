@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from camsdk.artifact.decode import decode, suppress
+from camsdk.artifact.decode import class_logits, class_scores, decode, suppress
 from camsdk.artifact.manifest import InputSpec, Manifest, OutputSpec
 from camsdk.errors import RuntimeFailure
 from camsdk.vision import geometry
@@ -209,3 +209,49 @@ def test_suppression_keeps_the_best_of_every_heap(
     assert not overlaps[np.ix_(keep, keep)].any()  # what stays does not overlap
     for gone in set(range(len(xyxy))) - set(keep.tolist()):
         assert overlaps[gone, keep[keep < gone]].any()  # what goes overlaps something better
+
+
+def of_classes(decoder: str) -> Manifest:
+    output = OutputSpec(decoder=decoder, tensors=("y",))  # type: ignore[arg-type] # one of two
+    return make_manifest(classes=CLASSES, kind=output.kind, output=output)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1)])
+def test_a_class_for_the_frame(shape: tuple[int, ...]) -> None:
+    spec, logits = of_classes("class-scores"), np.array([1.0, 3.0, 2.0], np.float32)
+    found = class_logits({"y": logits.reshape(shape)}, spec)
+    np.testing.assert_array_equal(found, logits)
+    scores = class_scores(found)
+    np.testing.assert_allclose(scores, np.exp(logits) / np.exp(logits).sum(), rtol=1e-6)
+    large = class_scores(np.array([1e4, -1e4, 1e4], np.float32))
+    np.testing.assert_array_equal(large, [0.5, 0.0, 0.5])
+    with pytest.raises(RuntimeFailure, match="is a classifier"):
+        decode({"y": logits.reshape(shape)}, spec, 64, 48)
+
+
+def test_a_class_for_every_cell() -> None:
+    logits = np.random.default_rng(0).normal(size=(1, 3, 4, 5)).astype(np.float32)
+    found = class_logits({"y": logits}, of_classes("class-map"))
+    np.testing.assert_array_equal(found, logits[0])
+    np.testing.assert_allclose(class_scores(found).sum(axis=0), np.ones((4, 5)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "tensor"),
+    [
+        ("class-scores", np.zeros((1, 4), np.float32)),
+        ("class-scores", np.zeros((3,), np.float32)),
+        ("class-scores", np.zeros((2, 3), np.float32)),
+        ("class-scores", np.zeros((1, 3, 2, 2), np.float32)),
+        ("class-scores", np.array([[0, np.nan, 0]], np.float32)),
+        ("class-map", np.zeros((1, 3), np.float32)),
+        ("class-map", np.zeros((1, 3, 0, 4), np.float32)),
+        ("class-map", np.zeros((1, 4, 3, 3), np.float32)),
+        ("class-map", np.full((1, 3, 2, 2), np.inf, np.float32)),
+        ("class-map", None),
+    ],
+)
+def test_what_are_no_classes_is_refused(decoder: str, tensor: NDArray[np.float32] | None) -> None:
+    outputs = {} if tensor is None else {"y": tensor}
+    with pytest.raises(RuntimeFailure, match="'y'"):
+        class_logits(outputs, of_classes(decoder))

@@ -53,3 +53,18 @@ def test_without_frames_to_choose_by_rounding_stays() -> None:
     assert choice.kept == "rounding"
     assert "too short" in choice.reason
     assert choice.as_metrics() == {}
+
+
+def test_of_classifiers_that_say_the_same_the_nearer_one_is_kept() -> None:
+    def judged(nearness: float) -> Agreement:
+        apart = Figure("kl_millinats", nearness, reference=0.0, is_better_low=True)
+        return Agreement(Figure("top1", 0.95), (apart,), {"frames": 20}, 2.0, 1.0)
+
+    assert choose({"rounding": judged(3.0), "training": judged(2.0)}, 0, None).kept == "training"
+    choice = choose({"rounding": judged(2.0), "training": judged(3.0)}, 0, None)
+    assert choice.kept == "rounding"
+    assert choice.as_metrics() == {
+        "choice_frames": 20.0,
+        "choice_top1_vs_reference_rounding": 0.95,
+        "choice_top1_vs_reference_training": 0.95,
+    }

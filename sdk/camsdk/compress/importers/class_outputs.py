@@ -67,7 +67,8 @@ def _answer(model: onnx.ModelProto, output: str, example: Array) -> Array:
 
 
 def _class_axis(given: NDArray[np.generic], output: str, kind: Kind, class_count: int) -> int:
-    shape, axes = given.shape, (1, 3) if given.ndim == 4 else (1,)
+    shape = given.shape
+    axes: tuple[int, ...] = (1, 3) if given.ndim == 4 else (1,)
     is_shaped = np.issubdtype(given.dtype, np.floating) and given.ndim > 1 and shape[0] == 1
     wanted = "(1, classes, rows, columns)"
     if kind == "classifier":
