@@ -472,7 +472,7 @@ def test_from_the_published_graph_to_an_artifact_to_sign(
     assert manifest.lineage.options["calibration_inputs"] == "8"
     facts = json.loads((tmp_path / "small.json").read_text())
     assert len(facts["layers"]) == 34
-    assert "Detections side by side" in Path(made.json["report"]).read_text()
+    assert "Side by side" in Path(made.json["report"]).read_text()
     again = camctl("model", "compress", small)
     assert again.code == 1
     assert "only fp32 can be quantized" in again.err
