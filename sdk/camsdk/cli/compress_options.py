@@ -171,7 +171,6 @@ WorkOption = Annotated[
     ),
 ]
 
-
 _PRECONDITIONS: Final[Mapping[str, str]] = {
     "learning_rate": "training",
     "batch_size": "training",

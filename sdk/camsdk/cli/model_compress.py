@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,6 +31,13 @@ from camsdk.cli.compress_options import (
     Wishes,
     WorkOption,
 )
+from camsdk.cli.compress_result import (
+    facts_of,
+    figures_of,
+    note_nothing_found,
+    note_outcome,
+    write_report,
+)
 from camsdk.cli.drafts import (
     DraftArgument,
     NameOption,
@@ -52,13 +59,9 @@ from camsdk.errors import InvalidInput
 if TYPE_CHECKING:
     from camsdk.compress.clips import ClipSplit
     from camsdk.compress.compressing import Compressed
-    from camsdk.compress.figures import Agreement
     from camsdk.compress.footage import Footage
     from camsdk.compress.latency import DeviceProfile
     from camsdk.compress.packaging import Draft
-
-_HARDLY: Final = 0.5
-"""Of agreement: below, most of what the float model finds is lost or misplaced."""
 
 VersionOption = Annotated[
     int | None,
@@ -168,11 +171,11 @@ def compress(
     output = Output(is_json=is_json)
     made = _made(draft, wishes, target, data, seed, output)
     write_draft(made.draft, target.path)
-    _write_report(made, target.page)
+    write_report(made, target.page)
     for file in made.kept:
         file.unlink(missing_ok=True)
-    report(output, made.draft, target.path, {"report": str(target.page), **_facts(made)})
-    _note_outcome(output, made, wishes)
+    report(output, made.draft, target.path, {"report": str(target.page), **facts_of(made)})
+    note_outcome(output, made, wishes)
 
 
 @dataclass(frozen=True)
@@ -280,12 +283,12 @@ def evaluate(
             split.evaluation,
             on_frame=lambda done: on_progress(done, count),
         )
-    figures = _figures(agreement, truth, draft)
+    figures = figures_of(agreement, truth, draft)
     if is_json:
         output.json(figures)
     else:
         output.fields({key: shown(value) for key, value in figures.items()})
-    _note_nothing_found(output, agreement)
+    note_nothing_found(output, agreement)
 
 
 def _chosen(
@@ -345,75 +348,3 @@ def _check_places(target: _Target, source: Path, profile: Path | None) -> None:
     facts = {"the report's facts": page.with_suffix(".json")}
     check_distinct(written | facts, read)
     check_writable(facts["the report's facts"], "--report")
-
-
-def _write_report(made: "Compressed", page: Path) -> None:
-    from camsdk.compress.report.page import to_html
-
-    try:
-        page.write_text(to_html(made.facts), encoding="utf-8")
-        page.with_suffix(".json").write_text(made.facts.to_json(), encoding="utf-8")
-    except OSError as error:
-        raise InvalidInput(
-            f"{page} cannot be written: {error.strerror}", "name another place with --report"
-        ) from error
-
-
-def _facts(made: "Compressed") -> dict[str, Any]:
-    facts, agreement = made.facts, made.agreement
-    told: dict[str, Any] = {
-        "float_bytes": facts.sizes_bytes["float model"],
-        "packed_bytes": facts.sizes_bytes["model packed"],
-        "artifact_bytes": facts.sizes_bytes["artifact, unsigned"],
-        "seconds": sum(facts.duration_s.values()),
-        "peak_rss_mib": facts.peak_rss_bytes / 2**20,
-    }
-    if agreement is not None:
-        told |= {
-            **agreement.values,
-            **agreement.counts,
-            "float_cpu_ms": agreement.reference_ms,
-            "cpu_ms": agreement.candidate_ms,
-            "speedup": agreement.speedup,
-        }
-    for way, of in made.choice.agreements.items():
-        if of.main.is_measured:
-            told[f"choice_{of.main.name}_by_{way}"] = of.main.value
-    return told
-
-
-def _note_outcome(output: Output, made: "Compressed", wishes: Wishes) -> None:
-    """What a person should know beside the figures."""
-    if times := made.draft.manifest.lineage.options.get("times"):
-        place = "kept" if wishes.profile is None else f"in {wishes.profile}"
-        output.note(f"times of layers: {times}, {place}")
-    _note_nothing_found(output, made.agreement)
-    if wishes.untrained_because:
-        output.note(f"rounded without a training: {wishes.untrained_because}")
-    if made.choice.reason:
-        output.note(f"kept the result of {made.choice.kept}: {made.choice.reason}")
-    agreement = made.agreement
-    if agreement is not None and agreement.main.value < _HARDLY:
-        output.note(
-            f"warning: this artifact hardly agrees with the float model, {agreement.main.name} is "
-            f"{agreement.main.value:.2f} of 1; try more --bits, less --sparsity or more --epochs"
-        )
-
-
-def _note_nothing_found(output: Output, agreement: "Agreement | None") -> None:
-    if agreement is not None and not agreement.main.is_measured:
-        output.note("the reference found nothing on these frames, so there is no agreement to tell")
-
-
-def _figures(agreement: "Agreement", reference: "Draft", candidate: "Draft") -> dict[str, Any]:
-    return {
-        **agreement.values,
-        "reference": reference.manifest.reference,
-        "candidate": candidate.manifest.reference,
-        "reference_cpu_ms": agreement.reference_ms,
-        "candidate_cpu_ms": agreement.candidate_ms,
-        "speedup": agreement.speedup,
-        "reference_bytes": len(reference.model),
-        "candidate_bytes": len(candidate.model),
-        **agreement.counts,
-    }

@@ -36,11 +36,10 @@ from camsdk.compress.graph.optimise import Report, optimise
 from camsdk.compress.latency import DeviceProfile, predict_model_ms
 from camsdk.compress.options import Budget, CompressOptions, Filter, PruneOptions
 from camsdk.compress.packaging import CPU_HARDWARE, Draft
-from camsdk.compress.ptq.synthetic import Synthesis
 from camsdk.compress.report.collect import collect_facts, draw_samples, few_inputs
 from camsdk.compress.report.facts import RunFacts
 from camsdk.compress.sensitivity import Floats
-from camsdk.compress.steps import OnProgress, Steps
+from camsdk.compress.steps import OnProgress, Steps, work_of
 from camsdk.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -144,7 +143,7 @@ def compress(
         version or source.manifest.version + 1,
         hardware,
     )
-    steps = Steps(_work(options, split), on_progress, on_phase)
+    steps = Steps(work_of(options, split), on_progress, on_phase)
     run = _Run(material, options, steps, work, on_kept)
     return run.through(profile)
 
@@ -195,24 +194,6 @@ def can_train(source: Draft) -> bool:
     """Whether a training can imitate this model's outputs."""
     spec = source.manifest
     return spec.output.decoder in TRAINABLE_DECODERS and spec.input.layout == "NCHW"
-
-
-def _work(options: CompressOptions, split: ClipSplit | None) -> dict[str, float]:
-    """Of each phase, in inferences of the float model, as measured on NanoDet."""
-    inputs = len(split.calibration) if split is not None else Synthesis().count
-    frames = len(split.evaluation) if split is not None else 0
-    work = {"optimise": 20.0, "quantize": 20.0 * inputs, "emit": 60.0, "evaluate": 4.0 * frames}
-    if options.prune is not None:
-        work["quantize"] *= 1.6
-    if options.budget is not None:
-        budget = options.budget
-        work["share out"] = 400.0 * len(budget.bit_widths) * len(budget.sparsities)
-    if options.train is not None:
-        work["train"] = 25.0 * options.train.epochs * inputs
-        choice = len(split.choice) if split is not None else 0
-        work |= {"emit trained": 60.0}
-        work |= {f"compare {way}": 4.0 * choice for way in ("rounding", "training")}
-    return work
 
 
 class _Run:

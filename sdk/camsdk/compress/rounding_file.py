@@ -95,7 +95,7 @@ def write_rounding(path: Path, rounding: Rounding) -> None:
         memory,
         facts=_as_array(json.dumps(facts).encode()),
         model=_as_array(made.model.SerializeToString(deterministic=True)),
-        **arrays,
+        **arrays,  # type: ignore[arg-type] # the stubs take any keyword for allow_pickle
     )
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_bytes(memory.getvalue())

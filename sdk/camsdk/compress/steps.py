@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
+from camsdk.compress.clips import ClipSplit
+from camsdk.compress.options import CompressOptions
+from camsdk.compress.ptq.synthetic import Synthesis
+
 OnProgress = Callable[[int, int], None]
 """Called with steps done and steps in all."""
 
@@ -55,3 +59,21 @@ class Steps:
     def _tell(self, done: float) -> None:
         if self._on_progress is not None:
             self._on_progress(int(_RESOLUTION * min(1.0, done / self._total)), _RESOLUTION)
+
+
+def work_of(options: CompressOptions, split: ClipSplit | None) -> dict[str, float]:
+    """Of each phase, in inferences of the float model, as measured on NanoDet."""
+    inputs = len(split.calibration) if split is not None else Synthesis().count
+    frames = len(split.evaluation) if split is not None else 0
+    work = {"optimise": 20.0, "quantize": 20.0 * inputs, "emit": 60.0, "evaluate": 4.0 * frames}
+    if options.prune is not None:
+        work["quantize"] *= 1.6
+    if options.budget is not None:
+        budget = options.budget
+        work["share out"] = 400.0 * len(budget.bit_widths) * len(budget.sparsities)
+    if options.train is not None:
+        work["train"] = 25.0 * options.train.epochs * inputs
+        choice = len(split.choice) if split is not None else 0
+        work |= {"emit trained": 60.0}
+        work |= {f"compare {way}": 4.0 * choice for way in ("rounding", "training")}
+    return work

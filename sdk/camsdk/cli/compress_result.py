@@ -1,0 +1,97 @@
+"""What ``camctl model compress|evaluate`` say when they are done."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from camsdk.cli.compress_options import Wishes
+from camsdk.cli.output import Output
+from camsdk.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from camsdk.compress.compressing import Compressed
+    from camsdk.compress.figures import Agreement
+    from camsdk.compress.packaging import Draft
+
+_HARDLY: Final = 0.5
+"""Of agreement: below, most of what the float model finds is lost or misplaced."""
+
+
+def write_report(made: "Compressed", page: Path) -> None:
+    """As a page, and beside it as JSON.
+
+    Raises:
+        InvalidInput: They cannot be written.
+    """
+    from camsdk.compress.report.page import to_html
+
+    try:
+        page.write_text(to_html(made.facts), encoding="utf-8")
+        page.with_suffix(".json").write_text(made.facts.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(
+            f"{page} cannot be written: {error.strerror}", "name another place with --report"
+        ) from error
+
+
+def facts_of(made: "Compressed") -> dict[str, Any]:
+    """Figures of a compression, by name: bytes, seconds, agreement, CPU milliseconds."""
+    facts, agreement = made.facts, made.agreement
+    told: dict[str, Any] = {
+        "float_bytes": facts.sizes_bytes["float model"],
+        "packed_bytes": facts.sizes_bytes["model packed"],
+        "artifact_bytes": facts.sizes_bytes["artifact, unsigned"],
+        "seconds": sum(facts.duration_s.values()),
+        "peak_rss_mib": facts.peak_rss_bytes / 2**20,
+    }
+    if agreement is not None:
+        told |= {
+            **agreement.values,
+            **agreement.counts,
+            "float_cpu_ms": agreement.reference_ms,
+            "cpu_ms": agreement.candidate_ms,
+            "speedup": agreement.speedup,
+        }
+    for way, of in made.choice.agreements.items():
+        if of.main.is_measured:
+            told[f"choice_{of.main.name}_by_{way}"] = of.main.value
+    return told
+
+
+def note_outcome(output: Output, made: "Compressed", wishes: Wishes) -> None:
+    """What a person should know beside the figures."""
+    if times := made.draft.manifest.lineage.options.get("times"):
+        kept = f"kept in {wishes.work or 'the cache'}: delete them there to measure anew"
+        place = kept if wishes.profile is None else f"in {wishes.profile}"
+        output.note(f"times of layers: {times}, {place}")
+    note_nothing_found(output, made.agreement)
+    if wishes.untrained_because:
+        output.note(f"rounded without a training: {wishes.untrained_because}")
+    if made.choice.reason:
+        output.note(f"kept the result of {made.choice.kept}: {made.choice.reason}")
+    agreement = made.agreement
+    if agreement is not None and agreement.main.value < _HARDLY:
+        output.note(
+            f"warning: this artifact hardly agrees with the float model, {agreement.main.name} is "
+            f"{agreement.main.value:.2f} of 1; try more --bits, less --sparsity or more --epochs"
+        )
+
+
+def note_nothing_found(output: Output, agreement: "Agreement | None") -> None:
+    """Where there is nothing to agree with, no figure says so."""
+    if agreement is not None and not agreement.main.is_measured:
+        output.note("the reference found nothing on these frames, so there is no agreement to tell")
+
+
+def figures_of(agreement: "Agreement", reference: "Draft", candidate: "Draft") -> dict[str, Any]:
+    """Figures of an evaluation, by name."""
+    return {
+        **agreement.values,
+        "reference": reference.manifest.reference,
+        "candidate": candidate.manifest.reference,
+        "reference_cpu_ms": agreement.reference_ms,
+        "candidate_cpu_ms": agreement.candidate_ms,
+        "speedup": agreement.speedup,
+        "reference_bytes": len(reference.model),
+        "candidate_bytes": len(candidate.model),
+        **agreement.counts,
+    }
