@@ -140,19 +140,23 @@ class _CodedInput(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, low: Tensor, count: int) -> Tensor:
-        zero = (-low / step).round().clamp(0, count)
+        # In place wherever it can be: this runs on every activation, and memory is what it costs.
+        zero = float((-low / step).round().clamp(0, count))
         scaled = x / step
-        codes = torch.minimum(torch.maximum(scaled.round(), -zero), count - zero)
-        is_inside = (scaled >= -zero) & (scaled <= count - zero)
-        ctx.save_for_backward(is_inside, torch.where(is_inside, codes - scaled, codes))
+        codes = scaled.round().clamp_(-zero, count - zero)
+        is_inside = scaled <= count - zero
+        if zero or scaled.min() < 0:
+            is_inside.logical_and_(scaled >= -zero)
+        slope = torch.sub(codes, scaled.mul_(is_inside), out=scaled)
+        ctx.save_for_backward(is_inside, slope)
         ctx.factor = 1 / math.sqrt(x[0].numel() * count)
-        return codes * step
+        return codes.mul_(step)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         is_inside, slope = ctx.saved_tensors
-        of_input = gradient * is_inside
         of_step = (gradient * slope).sum() * ctx.factor
+        of_input = gradient * is_inside
         # LSQ+: moving the range moves every clipped value with it.
         of_low = (gradient - of_input).sum() * ctx.factor if ctx.needs_input_grad[2] else None
         return of_input, of_step, of_low, None
