@@ -1,8 +1,9 @@
 """ONNX files of other tools become what the rest of the compression works on.
 
 That is: opset 17 where ONNX can convert to it, float32, static shapes, constants as initializers,
-unique node names, one file. Refused are files that reach outside of themselves (external data),
-operators of other domains, functions, control flow and models that are quantized already.
+unique node names, one file, and neither control flow nor sequences (``onnx_inlining``). Refused are
+files that reach outside of themselves (external data), operators of other domains, functions,
+control flow that depends on the input and models that are quantized already.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from camsdk.compress.importers.given_shapes import check_names, lacks_shape
 from camsdk.compress.importers.onnx_emitter import IR_VERSION, OPSET
+from camsdk.compress.importers.onnx_inlining import constant_of, inline
 from camsdk.compress.importers.runnable import (
     CHECKER_ERRORS,
     ELEMENT_BITS,
@@ -29,7 +31,7 @@ from camsdk.errors import DataCorrupted, InvalidInput, ResourceExhausted, Unsupp
 OLDEST_OPSET: Final = 7
 """onnx.version_converter knows the operators of a network from here on."""
 
-NEWEST_OPSET: Final = 22
+NEWEST_OPSET: Final = 26
 """The newest that stays as it is when ONNX cannot convert it down."""
 
 NEWEST_IR: Final = 10
@@ -72,8 +74,9 @@ def import_onnx_file(
     Raises:
         NotFound: There is no such file.
         DataCorrupted: It is not an ONNX file, or truncated.
-        UnsupportedModel: It uses external data, another domain, functions, control flow, an opset
-            that cannot be converted, or is already quantized; names the node or tensor.
+        UnsupportedModel: It uses external data, another domain, functions, control flow that
+            depends on the input, an opset that cannot be converted, or is already quantized; names
+            the node or tensor.
         InvalidInput: A free shape is missing in ``input_shapes``, or one there does not fit.
         ResourceExhausted: The file, or a tensor in it, is too large.
     """
@@ -97,6 +100,7 @@ def normalise(
 ) -> onnx.ModelProto:
     """As ``import_onnx_file``, of a model in memory, which is changed."""
     check_safe(model)
+    inline(model.graph, _opset(model))
     _constants_to_initializers(model.graph)
     _drop_stored_inputs(model.graph)
     _to_float32(model.graph)
@@ -124,6 +128,10 @@ def check_safe(model: onnx.ModelProto) -> None:
         )
     if graph.sparse_initializer:
         raise UnsupportedModel("the model stores sparse tensors", "store them dense")
+    _check_graph(graph)
+
+
+def _check_graph(graph: onnx.GraphProto) -> None:
     for tensor in graph.initializer:
         _check_stored(tensor)
     for node in graph.node:
@@ -141,12 +149,13 @@ def _check_node(node: onnx.NodeProto) -> None:
             f"the model is already quantized: {label}", "give the float model it was made from"
         )
     for attribute in node.attribute:
-        if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) or (
-            attribute.HasField("g") or attribute.graphs
-        ):
+        bodies = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+        if bodies and node.op_type not in ("If", "Loop"):
             raise UnsupportedModel(
                 f"{label} is control flow", "export the model for one fixed input, traced"
             )
+        for body in bodies:
+            _check_graph(body)
         if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
             raise UnsupportedModel(f"{label} holds a sparse tensor", "store it dense")
         for tensor in [attribute.t] if attribute.HasField("t") else attribute.tensors:
@@ -189,7 +198,7 @@ def _check_stored(tensor: onnx.TensorProto) -> None:
 def _constants_to_initializers(graph: onnx.GraphProto) -> None:
     kept = []
     for node in graph.node:
-        value = _constant(node) if node.op_type == "Constant" else None
+        value = constant_of(node) if node.op_type == "Constant" else None
         if value is None:
             kept.append(node)
         else:
@@ -197,24 +206,6 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> None:
             graph.initializer.append(value)
     del graph.node[:]
     graph.node.extend(kept)
-
-
-def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The tensor of a Constant node; None for strings."""
-    if len(node.attribute) != 1 or len(node.output) != 1:
-        raise UnsupportedModel(f"node {node.name!r} (Constant) has no single value")
-    attribute = node.attribute[0]
-    if attribute.name == "value":
-        copy = onnx.TensorProto()
-        copy.CopyFrom(attribute.t)
-        return copy
-    if attribute.name in ("value_float", "value_floats"):
-        floats = attribute.f if attribute.name == "value_float" else list(attribute.floats)
-        return numpy_helper.from_array(np.array(floats, np.float32))
-    if attribute.name in ("value_int", "value_ints"):
-        ints = attribute.i if attribute.name == "value_int" else list(attribute.ints)
-        return numpy_helper.from_array(np.array(ints, np.int64))
-    return None
 
 
 def _drop_stored_inputs(graph: onnx.GraphProto) -> None:
@@ -292,10 +283,12 @@ def _chosen_shape(
 
 
 def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    versions = {opset.domain: opset.version for opset in model.opset_import}
-    version = versions.get("", versions.get("ai.onnx", 0))
+    version = _opset(model)
     if not OLDEST_OPSET <= version <= NEWEST_OPSET:
-        raise UnsupportedModel(f"the model has opset {version}", f"export it with opset {OPSET}")
+        raise UnsupportedModel(
+            f"the model has opset {version}, opsets {OLDEST_OPSET} to {NEWEST_OPSET} are taken",
+            f"export it with opset {OPSET}",
+        )
     _check_known(model.graph, version)
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", version))
@@ -315,6 +308,11 @@ def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         model = converted
     model.ir_version = IR_VERSION
     return model
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    versions = {opset.domain: opset.version for opset in model.opset_import}
+    return versions.get("", versions.get("ai.onnx", 0))
 
 
 def _check_known(graph: onnx.GraphProto, version: int) -> None:

@@ -57,9 +57,11 @@ def run(made: onnx.ModelProto) -> np.ndarray:
     return np.asarray(session.run(None, {"x": DATA})[0])
 
 
-@pytest.mark.parametrize("opset", [8, 11, 13, 17, 18, 21])
+@pytest.mark.parametrize("opset", [7, 8, 11, 13, 17, 18, 21, 24, 26])
 def test_every_opset_computes_the_same(tmp_path: Path, opset: int) -> None:
-    found = import_onnx_file(save(tmp_path, model(opset=opset)))
+    made = model(opset=opset)
+    made.ir_version = onnx.IR_VERSION if opset > 17 else 3 + (opset > 8)
+    found = import_onnx_file(save(tmp_path, made))
     assert found.opset_import[0].version == 17
     np.testing.assert_allclose(run(found), run(model()), rtol=1e-5, atol=1e-6)
 
@@ -149,7 +151,11 @@ BRANCH = helper.make_graph(
     ("node", "match"),
     [
         (helper.make_node("Gelu", ["x"], ["y"], "g", domain="com.microsoft"), "com.microsoft"),
-        (helper.make_node("If", ["x"], ["y"], "i", then_branch=BRANCH), r"'i' \(If\) is control"),
+        (
+            helper.make_node("If", ["x"], ["y"], "i", then_branch=BRANCH),
+            r"'i' \(If\) has a condition that is computed",
+        ),
+        (helper.make_node("Scan", ["x"], ["y"], "s", body=BRANCH), r"'s' \(Scan\) is control"),
         (helper.make_node("QuantizeLinear", ["x", "w"], ["y"], "q"), "already quantized"),
         (helper.make_node("Nonsense", ["x"], ["y"], "n"), "Nonsense"),
         (helper.make_node("Relu", ["absent"], ["y"], "r"), "absent"),
@@ -174,8 +180,32 @@ def test_functions_and_old_opsets_are_refused(tmp_path: Path) -> None:
     made.functions.add(name="f", domain="here")
     with pytest.raises(UnsupportedModel, match="function 'f'"):
         import_onnx_file(save(tmp_path, made))
-    with pytest.raises(UnsupportedModel, match="opset 3"):
-        import_onnx_file(save(tmp_path, model(opset=3)))
+    for opset in (3, 27):
+        with pytest.raises(UnsupportedModel, match=f"opset {opset}, opsets 7 to 26 are taken"):
+            import_onnx_file(save(tmp_path, model(opset=opset)))
+
+
+def test_what_opset_17_cannot_say_stays_as_it_is(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Gelu", ["a"], ["y"]),
+    ]
+    made = model(opset=20, nodes=nodes)
+    found = import_onnx_file(save(tmp_path, made))
+    assert found.opset_import[0].version == 20
+    np.testing.assert_allclose(run(found), run(made), rtol=1e-5, atol=1e-6)
+
+
+def test_pictures_of_bytes_stay_bytes(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["f", "w"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    made = model(nodes=nodes, shape=("n", 3, 8, 8))
+    made.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    found = import_onnx_file(save(tmp_path, made))
+    assert found.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+    assert shape_of(found) == [1, 4, 8, 8]
 
 
 def test_a_tensor_that_claims_more_than_it_holds(tmp_path: Path) -> None:

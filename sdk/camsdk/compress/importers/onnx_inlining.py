@@ -1,0 +1,297 @@
+"""Control flow and sequences of ONNX graphs that are decided before anything runs.
+
+Exporters write a branch on a length, a loop of known rounds, or a list of tensors where a fixed
+network needs none of them. Here an If of a known condition becomes the branch that it takes, a Loop
+of known rounds that many copies of its body, and a sequence the tensors that it holds. What depends
+on the values of a picture is refused.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from camsdk.errors import ResourceExhausted, UnsupportedModel
+
+MAX_STEPS: Final = 20_000
+"""Nodes and rounds that all branches and loops may become together."""
+
+_AXES_ARE_INPUTS: Final = 13
+"""From this opset on Unsqueeze and Split take their numbers as inputs."""
+
+Names = dict[str, str]
+
+
+def inline(graph: onnx.GraphProto, opset: int) -> None:
+    """Replace control flow and sequences, in place; graphs without any stay as they are.
+
+    Args:
+        graph: Nodes in topological order.
+        opset: Of the graph.
+
+    Raises:
+        UnsupportedModel: A condition, a count or a place in a sequence is computed from the input;
+            names the node.
+        ResourceExhausted: It would become more than ``MAX_STEPS`` nodes.
+    """
+    if not any(node.op_type in _HANDLED for node in graph.node):
+        return
+    walk = _Walk(graph, opset)
+    names: Names = {}
+    for node in graph.node:
+        walk.take(_renamed(node, names), names)
+    made = {name for node in walk.nodes for name in node.output}
+    for info in graph.output:
+        if info.name in names and info.name not in made:
+            walk.add("Identity", [names[info.name]], info.name)
+    del graph.node[:]
+    graph.node.extend(walk.nodes)
+
+
+def constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The tensor of a Constant node; None for strings.
+
+    Raises:
+        UnsupportedModel: It has no single value.
+    """
+    if len(node.attribute) != 1 or len(node.output) != 1:
+        raise UnsupportedModel(f"node {node.name!r} (Constant) has no single value")
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        copy = onnx.TensorProto()
+        copy.CopyFrom(attribute.t)
+        return copy
+    if attribute.name in ("value_float", "value_floats"):
+        floats = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+        return numpy_helper.from_array(np.array(floats, np.float32))
+    if attribute.name in ("value_int", "value_ints"):
+        ints = attribute.i if attribute.name == "value_int" else list(attribute.ints)
+        return numpy_helper.from_array(np.array(ints, np.int64))
+    return None
+
+
+def _renamed(node: onnx.NodeProto, names: Names) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = [names.get(name, name) for name in node.input]
+    return copy
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((int(item.i) for item in node.attribute if item.name == name), default)
+
+
+def _subgraph(node: onnx.NodeProto, name: str) -> onnx.GraphProto:
+    for item in node.attribute:
+        if item.name == name:
+            return item.g
+    raise _refused(node, f"lacks its {name}")
+
+
+def _refused(node: onnx.NodeProto, what: str) -> UnsupportedModel:
+    title = node.name or next(iter(node.output), "")
+    return UnsupportedModel(
+        f"node {title!r} ({node.op_type}) {what}",
+        "export the model for one fixed input, traced",
+    )
+
+
+class _Walk:
+    """Takes nodes in order and collects what they become.
+
+    Attributes:
+        nodes: What the graph becomes.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, opset: int) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self._graph = graph
+        self._opset = opset
+        self._known = {tensor.name: tensor for tensor in graph.initializer}
+        self._sequences: dict[str, list[str]] = {}
+        self._taken = {name for node in graph.node for name in node.output} | set(self._known)
+        self._taken |= {info.name for info in graph.input}
+        self._counts: dict[str, int] = {}
+        self._steps = 0
+
+    def take(self, node: onnx.NodeProto, names: Names) -> None:
+        """One node whose inputs have their final names; ``names`` learns what stands for what."""
+        self._step()
+        if node.op_type in _HANDLED:
+            _HANDLED[node.op_type](self, node, names)
+            return
+        listed = [name for name in node.input if name in self._sequences]
+        if listed and node.op_type != "Identity":
+            raise _refused(node, f"takes the sequence {listed[0]!r}")
+        if listed:
+            names[node.output[0]] = listed[0]
+            return
+        if node.op_type == "Constant" and (value := constant_of(node)) is not None:
+            self._known[node.output[0]] = value
+        if node.op_type == "Identity" and node.input[0] in self._known:
+            self._known[node.output[0]] = self._known[node.input[0]]
+        self.nodes.append(node)
+
+    def add(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """A node of our own."""
+        made = helper.make_node(op, list(inputs), [output], name=f"{output}/{op}", **attributes)
+        self.nodes.append(made)
+        return output
+
+    def _step(self) -> None:
+        self._steps += 1
+        if self._steps > MAX_STEPS:
+            raise ResourceExhausted(f"branches and loops become more than {MAX_STEPS} nodes")
+
+    def _fresh(self, name: str) -> str:
+        made = name
+        while made in self._taken:
+            self._counts[name] = self._counts.get(name, 0) + 1
+            made = f"{name}/{self._counts[name]}"
+        self._taken.add(made)
+        return made
+
+    def _stored(self, name: str, value: NDArray[Any]) -> str:
+        name = self._fresh(name)
+        self._known[name] = numpy_helper.from_array(value, name)
+        self._graph.initializer.append(self._known[name])
+        return name
+
+    def _number(self, node: onnx.NodeProto, place: int, what: str) -> int | None:
+        """A known number that the node takes; None if it takes none there."""
+        if len(node.input) <= place or not node.input[place]:
+            return None
+        tensor = self._known.get(node.input[place])
+        if tensor is None:
+            raise _refused(node, f"has {what} that is computed")
+        value = numpy_helper.to_array(tensor)
+        if value.size != 1:
+            raise _refused(node, f"has {what} of {value.size} values")
+        return int(value.item())
+
+    def _run(self, body: onnx.GraphProto, names: Names, given: Names) -> list[str]:
+        """Take all nodes of a subgraph under names of their own; the names of its outputs."""
+        inner = names | given
+        for tensor in body.initializer:
+            copy = onnx.TensorProto()
+            copy.CopyFrom(tensor)
+            copy.name = inner[tensor.name] = self._fresh(tensor.name)
+            self._known[copy.name] = copy
+            self._graph.initializer.append(copy)
+        for node in body.node:
+            copied = _renamed(node, inner)
+            for place, name in enumerate(node.output):
+                if name:
+                    copied.output[place] = inner[name] = self._fresh(name)
+            self.take(copied, inner)
+            for name in filter(None, node.output):  # a node that vanished has a stand-in
+                inner[name] = inner.get(inner[name], inner[name])
+        return [inner.get(info.name, info.name) for info in body.output]
+
+    def branch(self, node: onnx.NodeProto, names: Names) -> None:
+        """``If``."""
+        condition = self._number(node, 0, "a condition")
+        body = _subgraph(node, "then_branch" if condition else "else_branch")
+        names.update(zip(node.output, self._run(body, names, {}), strict=True))
+
+    def loop(self, node: onnx.NodeProto, names: Names) -> None:
+        """``Loop``."""
+        rounds, goes = self._number(node, 0, "a count"), self._number(node, 1, "a condition")
+        body, carried = _subgraph(node, "body"), list(node.input[2:])
+        if rounds is None:
+            raise _refused(node, "has no count of rounds")
+        rows: list[list[str]] = [[] for _ in node.output[len(carried) :]]
+        for number in range(0 if goes == 0 else rounds):
+            self._step()
+            values = [self._stored("round", np.array(number)), self._stored("goes", np.array(True))]
+            inputs = [info.name for info in body.input]
+            goes_on, *made = self._run(
+                body, names, dict(zip(inputs, values + carried, strict=True))
+            )
+            if goes_on not in self._known or not numpy_helper.to_array(self._known[goes_on]).all():
+                raise _refused(node, "ends by a condition that is computed")
+            carried = made[: len(carried)]
+            for row, value in zip(rows, made[len(carried) :], strict=True):
+                row.append(self._unsqueezed(value, 0))
+        names.update(zip(node.output, carried, strict=False))
+        for output, row in zip(node.output[len(carried) :], rows, strict=True):
+            if not row:
+                raise _refused(node, "collects what it makes in no rounds")
+            self.add("Concat", row, output, axis=0)
+
+    def _unsqueezed(self, name: str, axis: int) -> str:
+        output = self._fresh(f"{name}/row")
+        if self._opset >= _AXES_ARE_INPUTS:
+            return self.add("Unsqueeze", [name, self._stored("axis", np.array([axis]))], output)
+        node = helper.make_node("Unsqueeze", [name], [output], name=output, axes=[axis])
+        self.nodes.append(node)
+        return output
+
+    def _listed(self, node: onnx.NodeProto) -> list[str]:
+        found = self._sequences.get(node.input[0])
+        if found is None:
+            raise _refused(node, f"takes {node.input[0]!r}, a sequence that is not known")
+        return found
+
+    def construct(self, node: onnx.NodeProto, names: Names) -> None:
+        """``SequenceConstruct`` and ``SequenceEmpty``."""
+        self._sequences[node.output[0]] = list(node.input)
+
+    def insert(self, node: onnx.NodeProto, names: Names) -> None:
+        """``SequenceInsert``."""
+        held = list(self._listed(node))
+        place = self._number(node, 2, "a place")
+        held.insert(len(held) if place is None else place, node.input[1])
+        self._sequences[node.output[0]] = held
+
+    def at(self, node: onnx.NodeProto, names: Names) -> None:
+        """``SequenceAt``."""
+        held, place = self._listed(node), self._number(node, 1, "a place")
+        if place is None or not -len(held) <= place < len(held):
+            raise _refused(node, f"takes number {place} of {len(held)} tensors")
+        names[node.output[0]] = held[place]
+
+    def length(self, node: onnx.NodeProto, names: Names) -> None:
+        """``SequenceLength``."""
+        names[node.output[0]] = self._stored("length", np.array(len(self._listed(node))))
+
+    def concat(self, node: onnx.NodeProto, names: Names) -> None:
+        """``ConcatFromSequence``."""
+        held, axis = self._listed(node), _attribute(node, "axis", 0)
+        if _attribute(node, "new_axis", 0):
+            held = [self._unsqueezed(name, axis) for name in held]
+        self.add("Concat", held, node.output[0], axis=axis)
+
+    def split(self, node: onnx.NodeProto, names: Names) -> None:
+        """``SplitToSequence`` by known lengths."""
+        tensor = self._known.get(node.input[1]) if len(node.input) > 1 else None
+        lengths = None if tensor is None else numpy_helper.to_array(tensor)
+        if lengths is None or lengths.ndim != 1:
+            raise _refused(node, "splits into as many tensors as the input is long")
+        outputs = [self._fresh(f"{node.output[0]}/{place}") for place in range(lengths.size)]
+        axis = _attribute(node, "axis", 0)
+        if self._opset >= _AXES_ARE_INPUTS:
+            inputs = [node.input[0], self._stored("lengths", lengths.astype(np.int64))]
+            made = helper.make_node("Split", inputs, outputs, name=node.name, axis=axis)
+        else:
+            made = helper.make_node(
+                "Split", node.input[:1], outputs, name=node.name, axis=axis, split=lengths.tolist()
+            )
+        self.nodes.append(made)
+        self._sequences[node.output[0]] = outputs
+
+
+_HANDLED: Final = {
+    "If": _Walk.branch,
+    "Loop": _Walk.loop,
+    "SequenceConstruct": _Walk.construct,
+    "SequenceEmpty": _Walk.construct,
+    "SequenceInsert": _Walk.insert,
+    "SequenceAt": _Walk.at,
+    "SequenceLength": _Walk.length,
+    "ConcatFromSequence": _Walk.concat,
+    "SplitToSequence": _Walk.split,
+}

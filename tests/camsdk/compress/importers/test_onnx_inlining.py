@@ -1,0 +1,118 @@
+"""Branches, loops and sequences that are decided beforehand compute what they did."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import parser
+
+from camsdk.compress.importers.onnx_file import normalise
+from camsdk.errors import ResourceExhausted, UnsupportedModel
+
+DATA = np.random.default_rng(1).normal(size=(2, 6)).astype(np.float32)
+
+LOOP = """
+   rounds = Constant <value = int64 {{{rounds}}}> ()
+   go = Constant <value = bool {{1}}> ()
+   last, rows = Loop (rounds, go, x) <body = body (int64 i, bool goes, float[2,6] held)
+      => (bool goes_on, float[2,6] next, float[2,6] row) {{
+         {condition}
+         number = Cast <to = 1> (i)
+         next = Add (held, number)
+         row = Mul (held, number)
+   }}>
+   y = Add (last, rows)
+"""
+GOES, STOPS = (
+    "goes_on = Identity (goes)",
+    "s = ReduceSum <keepdims = 0> (held) goes_on = Cast <to = 9> (s)",
+)
+
+BRANCHES = """
+   yes = Constant <value = bool {{{value}}}> ()
+   a = Neg (x)
+   z = If (yes) <
+      then_branch = positive () => (float[2,6] b) {{ a2 = Exp (a) b = Add (a2, x) }},
+      else_branch = negative () => (float[2,6] b) {{
+         no = Constant <value = bool {{0}}> ()
+         b = If (no) <
+            then_branch = one () => (float[2,6] c) {{ c = Abs (x) }},
+            else_branch = two () => (float[2,6] c) {{ a2 = Abs (a) c = Sqrt (a2) }}
+         >
+      }}
+   >
+   y = Relu (z)
+"""
+
+LISTS = """
+   two = Constant <value = int64[2] {2, 4}> ()
+   last = Constant <value = int64 {-1}> ()
+   parts = SplitToSequence <axis = 1> (x, two)
+   wide = SequenceAt (parts, last)
+   half = Sin (wide)
+   more = SequenceInsert (parts, half)
+   both = ConcatFromSequence <axis = 1> (more)
+   pair = SequenceConstruct (both, both)
+   count = SequenceLength (pair)
+   number = Cast <to = 1> (count)
+   stacked = ConcatFromSequence <axis = 0, new_axis = 1> (pair)
+   y = Mul (stacked, number)
+"""
+
+
+def graph(body: str) -> onnx.ModelProto:
+    """A model of one input and one output of whatever shape."""
+    made = parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[2,6] x) => (float y) {{ {body} }}'
+    )
+    made.graph.output[0].type.tensor_type.ClearField("shape")
+    return made
+
+
+def computed(model: onnx.ModelProto) -> np.ndarray:
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return np.asarray(session.run(None, {"x": DATA})[0])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        BRANCHES.format(value=1),
+        BRANCHES.format(value=0),
+        LOOP.format(rounds=3, condition=GOES),
+        LISTS,
+        "c = Constant <value = bool {1}> () y = If (c) <then_branch = t () => (float[2,6] x) {}>",
+    ],
+    ids=["then", "else of else", "loop", "sequences", "branch that makes nothing"],
+)
+def test_what_is_decided_beforehand_becomes_plain(body: str) -> None:
+    made = graph(body)
+    expected = computed(made) if "{}>" not in body else DATA
+    found = normalise(made)
+    operators = {node.op_type for node in found.graph.node}
+    assert not {item for item in operators if item in ("If", "Loop") or "Sequence" in item}
+    np.testing.assert_allclose(computed(found), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "match"),
+    [
+        (LOOP.format(rounds=3, condition=STOPS), r"\(Loop\) ends by a condition that is computed"),
+        (LOOP.format(rounds=0, condition=GOES), r"\(Loop\) collects what it makes in no rounds"),
+        ("s = ReduceSum <keepdims = 0> (x) n = Cast <to = 7> (s) l = SequenceConstruct (x, x) "
+         "y = SequenceAt (l, n)", r"'y' \(SequenceAt\) has a place that is computed"),
+        ("l = SplitToSequence (x) y = ConcatFromSequence <axis = 0> (l)", "as many tensors as"),
+        ("l = SequenceConstruct (x) n = Constant <value = int64 {1}> () y = SequenceAt (l, n)",
+         "takes number 1 of 1 tensors"),
+    ],
+)  # fmt: skip
+def test_what_depends_on_the_picture_is_refused(body: str, match: str) -> None:
+    with pytest.raises(UnsupportedModel, match=match):
+        normalise(graph(body))
+
+
+def test_a_loop_without_end_is_refused() -> None:
+    with pytest.raises(ResourceExhausted, match="become more than"):
+        normalise(graph(LOOP.format(rounds=1 << 40, condition=GOES)))
