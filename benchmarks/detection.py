@@ -37,7 +37,13 @@ from peers.recipe import Row  # noqa: E402
 
 from camsdk.compress.options import TrainOptions  # noqa: E402
 
-ROWS = (Row("W4A8", 4, 8), Row("W3A8", 3, 8), Row("S90W3A8", 3, 8, 0.9))
+ROWS = (
+    Row("W4A8", 4, 8),
+    Row("W3A8", 3, 8),
+    Row("S50W4A8", 4, 8, 0.5),
+    Row("S80W4A8", 4, 8, 0.8),
+    Row("S90W3A8", 3, 8, 0.9),
+)
 CODE = (
     "benchmarks/peers/detector_training.py",
     "sdk/camsdk/compress/ptq/quantizing.py",
