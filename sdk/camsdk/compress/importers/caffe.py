@@ -11,7 +11,8 @@ from typing import Final
 
 import onnx
 
-from camsdk.compress.importers.caffe_operators import OPERATORS, Call
+from camsdk.compress.importers.caffe_call import Call
+from camsdk.compress.importers.caffe_operators import OPERATORS
 from camsdk.compress.importers.caffe_reader import (
     Floats,
     Layer,

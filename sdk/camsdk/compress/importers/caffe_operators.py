@@ -4,81 +4,16 @@ Semantics follow Caffe's layer sources. The one that surprises is pooling: its o
 and the mean counts the padding, though only up to the padded image's edge.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from camsdk.compress.importers.caffe_reader import Floats, Layer, Message
-from camsdk.compress.importers.onnx_emitter import Array, Emitter, Value, plain_value
+from camsdk.compress.importers.caffe_call import Call, Operator, axis_of, number_of
+from camsdk.compress.importers.caffe_reader import Message
+from camsdk.compress.importers.onnx_emitter import Value, plain_value
 from camsdk.compress.importers.pooling import Pooling
-from camsdk.errors import DataCorrupted, UnsupportedModel
-
-
-@dataclass(frozen=True)
-class Call:
-    """One layer with all that it needs.
-
-    Attributes:
-        bottoms: Values of the blobs that it reads.
-        blobs: Its weights.
-    """
-
-    layer: Layer
-    bottoms: tuple[Value, ...]
-    blobs: tuple[Floats, ...]
-    emitter: Emitter
-
-    @property
-    def name(self) -> str:
-        return self.layer.name or f"{self.layer.kind}_{'_'.join(self.layer.tops)}"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the first bottom."""
-        return self.first.shape
-
-    @property
-    def first(self) -> Value:
-        if not self.bottoms:
-            raise self.refusal("reads nothing")
-        return self.bottoms[0]
-
-    def options(self, name: str) -> Message:
-        return self.layer.text.message(name)
-
-    def refusal(self, what: str) -> UnsupportedModel:
-        return UnsupportedModel(f"layer {self.layer.name!r} ({self.layer.kind}) {what}")
-
-    def blob(self, index: int, shape: tuple[int, ...]) -> Floats:
-        """A weight in the shape that the layer implies.
-
-        Raises:
-            DataCorrupted: It is missing or has another number of elements.
-        """
-        count = int(np.prod(shape, dtype=np.float64))
-        if index >= len(self.blobs) or self.blobs[index].size != count:
-            have = [blob.shape for blob in self.blobs]
-            raise DataCorrupted(
-                f"layer {self.layer.name!r} ({self.layer.kind}) needs weights of shape {shape}, "
-                f"the caffemodel has {have}",
-                "prototxt and caffemodel must belong together",
-            )
-        return self.blobs[index].reshape(shape)
-
-    def store(self, what: str, value: Array) -> str:
-        return self.emitter.initializer(f"{self.name}.{what}", value)
-
-    def emit(
-        self, op: str, inputs: list[str], shape: tuple[int, ...], **attributes: Any
-    ) -> tuple[Value]:
-        (name,) = self.emitter.node(op, inputs, self.name, **attributes)
-        return (plain_value(name, shape),)
-
-
-Operator = Callable[[Call], tuple[Value, ...]]
 
 
 def _spatial(options: Message, repeated: str, stem: str, default: int) -> tuple[int, int]:
@@ -137,7 +72,7 @@ def _convolution(call: Call) -> tuple[Value, ...]:
 
 def _inner_product(call: Call) -> tuple[Value, ...]:
     options = call.options("inner_product_param")
-    axis = _axis(call, options.integer("axis", 1))
+    axis = axis_of(call, options.integer("axis", 1))
     if axis != 1:
         raise call.refusal(f"has axis {axis}")
     units, width = options.integer("num_output", 0), int(np.prod(call.shape[1:]))
@@ -217,13 +152,6 @@ def _pooling(call: Call) -> tuple[Value, ...]:
     return (pooling.emit(call.emitter, call.first, call.name),)
 
 
-def _axis(call: Call, axis: int) -> int:
-    rank = len(call.shape)
-    if not -rank <= axis < rank:
-        raise call.refusal(f"has axis {axis} for a blob of shape {call.shape}")
-    return axis % rank
-
-
 def _unary(op: str) -> Operator:
     return lambda call: call.emit(op, [call.first.name], call.shape)
 
@@ -273,7 +201,7 @@ def _eltwise(call: Call) -> tuple[Value, ...]:
         raise call.refusal(f"combines {len(call.bottoms)} blobs by {kind}")
     if any(value.shape != call.shape for value in call.bottoms):
         raise call.refusal("combines blobs of different shapes")
-    factors = [_number(call, factor) for factor in options.scalars("coeff")]
+    factors = [number_of(call, factor) for factor in options.scalars("coeff")]
     names = [value.name for value in call.bottoms]
     if factors and op == "Add":
         if len(factors) != len(names):
@@ -289,15 +217,9 @@ def _eltwise(call: Call) -> tuple[Value, ...]:
     return call.emit(op, [total, names[-1]], call.shape)
 
 
-def _number(call: Call, value: object) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    raise call.refusal(f"has the factor {value!r}")
-
-
 def _concat(call: Call) -> tuple[Value, ...]:
     options = call.options("concat_param")
-    axis = _axis(call, options.integer("axis", options.integer("concat_dim", 1)))
+    axis = axis_of(call, options.integer("axis", options.integer("concat_dim", 1)))
     total = sum(value.shape[axis] for value in call.bottoms)
     shape = (*call.shape[:axis], total, *call.shape[axis + 1 :])
     return call.emit("Concat", [value.name for value in call.bottoms], shape, axis=axis)
@@ -305,7 +227,7 @@ def _concat(call: Call) -> tuple[Value, ...]:
 
 def _slice(call: Call) -> tuple[Value, ...]:
     options = call.options("slice_param")
-    axis = _axis(call, options.integer("axis", options.integer("slice_dim", 1)))
+    axis = axis_of(call, options.integer("axis", options.integer("slice_dim", 1)))
     length, count = call.shape[axis], len(call.layer.tops)
     points = options.integers("slice_point")
     if not points:
@@ -323,7 +245,7 @@ def _slice(call: Call) -> tuple[Value, ...]:
 
 
 def _softmax(call: Call) -> tuple[Value, ...]:
-    axis = _axis(call, call.options("softmax_param").integer("axis", 1))
+    axis = axis_of(call, call.options("softmax_param").integer("axis", 1))
     return call.emit("Softmax", [call.first.name], call.shape, axis=axis)
 
 
@@ -336,7 +258,7 @@ def _reshaped(call: Call, shape: tuple[int, ...]) -> tuple[Value, ...]:
 
 def _flatten(call: Call) -> tuple[Value, ...]:
     options = call.options("flatten_param")
-    start, end = (_axis(call, options.integer(key, default)) for key, default in
+    start, end = (axis_of(call, options.integer(key, default)) for key, default in
                   (("axis", 1), ("end_axis", -1)))  # fmt: skip
     middle = int(np.prod(call.shape[start : end + 1]))
     shape = (*call.shape[:start], middle, *call.shape[end + 1 :])
@@ -397,7 +319,7 @@ def _crop(call: Call) -> tuple[Value, ...]:
     options = call.options("crop_param")
     if len(call.bottoms) != 2:
         raise call.refusal("needs two bottoms")
-    axis, rank = _axis(call, options.integer("axis", 2)), len(call.shape)
+    axis, rank = axis_of(call, options.integer("axis", 2)), len(call.shape)
     offsets = options.integers("offset") or [0]
     offsets = offsets * (rank - axis) if len(offsets) == 1 else offsets
     lengths = call.bottoms[1].shape[axis:]

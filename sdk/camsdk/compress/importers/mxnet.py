@@ -11,7 +11,8 @@ from typing import Final
 import onnx
 
 from camsdk.compress.importers.given_shapes import check_names, lacks_shape
-from camsdk.compress.importers.mxnet_operators import OPERATORS, Call
+from camsdk.compress.importers.mxnet_call import Call
+from camsdk.compress.importers.mxnet_operators import OPERATORS
 from camsdk.compress.importers.mxnet_reader import Node, Symbol, read_params, read_symbol
 from camsdk.compress.importers.onnx_emitter import Array, Emitter, Value, plain_value
 from camsdk.compress.importers.runnable import runnable

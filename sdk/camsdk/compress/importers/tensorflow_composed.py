@@ -7,8 +7,9 @@ from typing import Final
 import numpy as np
 
 from camsdk.compress.importers.onnx_emitter import Value
-from camsdk.compress.importers.tfjs_operators import OPERATORS, Context, Operator
+from camsdk.compress.importers.tfjs_operators import OPERATORS
 from camsdk.compress.importers.tfjs_reader import TfNode
+from camsdk.compress.importers.tfjs_windows import Context, Operator
 from camsdk.errors import UnsupportedModel
 
 

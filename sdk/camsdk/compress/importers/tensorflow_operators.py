@@ -4,104 +4,33 @@ TensorFlow.js' converter folds batch norms and the arithmetic of shapes; a froze
 both. Shapes are static here, so that ``Shape`` and what follows from it is folded into constants.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from camsdk.compress.importers.onnx_emitter import CHANNELS_FIRST, Perm, Value, constant
 from camsdk.compress.importers.runnable import MAX_TENSOR_ELEMENTS
 from camsdk.compress.importers.tensorflow_composed import COMPOSED
-from camsdk.compress.importers.tfjs_operators import OPERATORS, Context, Operator
-from camsdk.compress.importers.tfjs_reader import Array, TfNode
+from camsdk.compress.importers.tensorflow_folding import (
+    known_numbers,
+    known_value,
+    only_folded,
+    or_folded,
+    window_of,
+)
+from camsdk.compress.importers.tfjs_operators import OPERATORS
+from camsdk.compress.importers.tfjs_reader import TfNode
+from camsdk.compress.importers.tfjs_windows import Context, Operator
 from camsdk.errors import UnsupportedModel
-
-_MAX_FOLDED: Final = 1 << 20
-"""Elements of a constant that folding may make."""
-
-
-def _known(value: Value, node: TfNode, what: str) -> Array:
-    if value.constant is None:
-        raise UnsupportedModel(
-            f"{what} of layer {node.name!r} ({node.op}) is computed, it must be a constant",
-            "give the inputs fixed shapes, or cut the graph before this layer with an output",
-        )
-    return value.constant
-
-
-def _ints(value: Value, node: TfNode, what: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in _known(value, node, what).reshape(-1))
-
-
-def _folded(node: TfNode, inputs: Sequence[Value]) -> Array | None:
-    """What the operator gives when all of its inputs are known."""
-    compute = _FOLDS.get(node.op)
-    if compute is None or any(value.constant is None for value in inputs):
-        return None
-    result = np.asarray(compute(node, *(value.constant for value in inputs)))
-    if result.size > _MAX_FOLDED:
-        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) would have {result.size} elements")
-    return result
-
-
-def _or_folded(operator: Operator) -> Operator:
-    def apply(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
-        known = _folded(node, inputs)
-        return (constant(known),) if known is not None else operator(node, inputs, context)
-
-    return apply
-
-
-def _only_folded(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
-    raise UnsupportedModel(
-        f"layer {node.name!r} ({node.op}) works on computed values; only constants are supported",
-        "cut the graph before this layer with an output",
-    )
-
-
-def _fill(node: TfNode, lengths: Any, value: Any) -> Array:
-    shape = tuple(int(n) for n in lengths.reshape(-1))
-    if min(shape, default=0) < 0 or np.prod(shape, dtype=float) > _MAX_FOLDED:
-        raise ValueError(f"a constant of shape {shape}")
-    return np.full(shape, value)
-
-
-def _range(node: TfNode, start: Any, limit: Any, delta: Any) -> Array:
-    if float(delta) == 0 or abs((float(limit) - float(start)) / float(delta)) > _MAX_FOLDED:
-        raise ValueError("an endless range")
-    return np.arange(start, limit, delta)
-
-
-def _sliced(node: TfNode, array: Any, begin: Any, end: Any, strides: Any) -> Array:
-    return np.asarray(array[_window(node, array.ndim, begin, end, strides)])
-
-
-def _window(node: TfNode, rank: int, begin: Any, end: Any, strides: Any) -> tuple[Any, ...]:
-    """The index of a StridedSlice as numpy has it."""
-    if node.integer("ellipsis_mask", 0):
-        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) uses an ellipsis")
-    index: list[Any] = []
-    for place, (first, last, step) in enumerate(zip(begin, end, strides, strict=True)):
-        bit = 1 << place
-        if node.integer("new_axis_mask", 0) & bit:
-            index.append(None)
-        elif node.integer("shrink_axis_mask", 0) & bit:
-            index.append(int(first))
-        else:
-            lower = None if node.integer("begin_mask", 0) & bit else int(first)
-            upper = None if node.integer("end_mask", 0) & bit else int(last)
-            index.append(slice(lower, upper, int(step)))
-    if len(index) > 2 * rank + 1:
-        raise ValueError(f"{len(index)} slices")
-    return tuple(index)
 
 
 def _slice(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
     value = inputs[0]
     rank = len(value.shape)
-    begin, end, strides = (_ints(item, node, "the range") for item in inputs[1:4])
-    window = _window(node, rank, begin, end, strides)
+    begin, end, strides = (known_numbers(item, node, "the range") for item in inputs[1:4])
+    window = window_of(node, rank, begin, end, strides)
     rows = [item if isinstance(item, slice) else None for item in window]
     if None in rows and node.integer("new_axis_mask", 0):
         raise UnsupportedModel(f"layer {node.name!r} ({node.op}) adds an axis")
@@ -154,7 +83,7 @@ def _squeeze(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[V
 
 def _expand(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
     value = inputs[0]
-    (axis,) = _ints(inputs[1], node, "the axis")
+    (axis,) = known_numbers(inputs[1], node, "the axis")
     axis %= len(value.shape) + 1
     emitter = context.emitter
     rows = emitter.initializer(f"{node.name}/axes", np.asarray([axis], np.int64))
@@ -174,7 +103,7 @@ def _batch_norm(node: TfNode, inputs: Sequence[Value], context: Context) -> tupl
     emitter = context.emitter
     names = [emitter.arranged(image, CHANNELS_FIRST, node.name)]
     for what, value in zip(("scale", "offset", "mean", "variance"), inputs[1:5], strict=True):
-        known = _known(value, node, f"the {what}").astype(np.float32)
+        known = known_value(value, node, f"the {what}").astype(np.float32)
         if known.shape != image.shape[3:]:
             raise ValueError(f"{what} of shape {known.shape}")
         names.append(emitter.initializer(f"{node.name}/{what}", known))
@@ -186,7 +115,7 @@ def _batch_norm(node: TfNode, inputs: Sequence[Value], context: Context) -> tupl
 
 def _matmul(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
     left, right = inputs
-    weights = _known(right, node, "the weights").astype(np.float32)
+    weights = known_value(right, node, "the weights").astype(np.float32)
     if node.flag("transpose_a") or node.flag("adj_x"):
         raise UnsupportedModel(f"layer {node.name!r} ({node.op}) transposes its input")
     if node.flag("transpose_b") or node.flag("adj_y"):
@@ -236,7 +165,7 @@ def _divide(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Va
 def _reduce(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
     value = inputs[0]
     rank = len(value.shape)
-    axes = tuple(sorted({axis % rank for axis in _ints(inputs[1], node, "the axes")}))
+    axes = tuple(sorted({axis % rank for axis in known_numbers(inputs[1], node, "the axes")}))
     emitter = context.emitter
     source = emitter.held(value, node.name)
     physical = [value.perm[axis] for axis in axes]
@@ -307,22 +236,6 @@ def _rank(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Valu
     return (constant(np.asarray(len(inputs[0].shape), np.int32)),)
 
 
-def _tile(node: TfNode, array: Any, repeats: Any) -> Array:
-    times = tuple(int(n) for n in np.asarray(repeats).reshape(-1))
-    if min(times, default=0) < 0 or array.size * np.prod(times, dtype=float) > _MAX_FOLDED:
-        raise ValueError(f"{times} repetitions")
-    return np.asarray(np.tile(array, times))
-
-
-def _cut(node: TfNode, array: Any, begin: Any, size: Any) -> Array:
-    """TensorFlow's Slice: a size of -1 takes all that is left."""
-    index = tuple(
-        slice(int(first), None if length == -1 else int(first) + int(length))
-        for first, length in zip(begin, size, strict=True)
-    )
-    return np.asarray(array[index])
-
-
 def _unary(onnx_op: str) -> Operator:
     def apply(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
         (value,) = inputs
@@ -344,8 +257,8 @@ def _transposed_convolution(
     node: TfNode, inputs: Sequence[Value], context: Context
 ) -> tuple[Value, ...]:
     """The gradient of a convolution by its input, which networks use to enlarge."""
-    sizes = _ints(inputs[0], node, "the size")
-    kernel, image = _known(inputs[1], node, "the kernel"), inputs[2]
+    sizes = known_numbers(inputs[0], node, "the size")
+    kernel, image = known_value(inputs[1], node, "the kernel"), inputs[2]
     strides = (node.ints("strides") or (1, 1, 1, 1))[1:3]
     if node.text("data_format", "NHWC") != "NHWC" or set(node.ints("dilations")) - {1}:
         raise UnsupportedModel(f"layer {node.name!r} ({node.op}) is dilated or not NHWC")
@@ -381,7 +294,7 @@ def _resize(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Va
     if node.flag("half_pixel_centers"):
         return OPERATORS[node.op](node, inputs, context)
     image = inputs[0]
-    rows, columns = _ints(inputs[1], node, "the size")
+    rows, columns = known_numbers(inputs[1], node, "the size")
     size = (image.shape[0], image.shape[3], rows, columns)
     if min(size) < 1 or np.prod(size, dtype=float) > MAX_TENSOR_ELEMENTS:
         raise ValueError(f"an image of shape {size}")
@@ -403,24 +316,6 @@ def _resize(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Va
     return (Value(name, CHANNELS_FIRST, (image.shape[0], rows, columns, image.shape[3])),)
 
 
-_FOLDS: Final[dict[str, Callable[..., Any]]] = {
-    "ConcatV2": lambda node, *rows: np.concatenate(rows[:-1], axis=int(rows[-1])),
-    "Exp": lambda node, x: np.exp(x),
-    "ExpandDims": lambda node, x, axis: np.expand_dims(x, int(np.asarray(axis).reshape(()))),
-    "Fill": _fill,
-    "GatherV2": lambda node, x, index, axis: np.take(x, index, axis=int(axis)),
-    "Neg": lambda node, x: -x,
-    "Pack": lambda node, *rows: np.stack(rows, axis=node.integer("axis", 0)),
-    "Prod": lambda node, x, axes: np.prod(x, axis=tuple(np.asarray(axes).reshape(-1).tolist())),
-    "Range": _range,
-    "Rsqrt": lambda node, x: (1 / np.sqrt(x)).astype(x.dtype),
-    "Sqrt": lambda node, x: np.sqrt(x),
-    "Square": lambda node, x: x * x,
-    "Slice": _cut,
-    "StridedSlice": _sliced,
-    "Tile": _tile,
-}
-
 _UNARY: Final = {
     "Abs": "Abs",
     "Erf": "Erf",
@@ -435,13 +330,12 @@ _UNARY: Final = {
     "Square": "Square",
 }
 
+
 TENSORFLOW_OPERATORS: Final[dict[str, Operator]] = {
     **OPERATORS,
     **COMPOSED,
-    **{op: _or_folded(_unary(name)) for op, name in _UNARY.items()},
-    **dict.fromkeys(
-        ("Fill", "GatherV2", "Prod", "Range", "Slice", "Tile"), _or_folded(_only_folded)
-    ),
+    **{op: or_folded(_unary(name)) for op, name in _UNARY.items()},
+    **dict.fromkeys(("Fill", "GatherV2", "Prod", "Range", "Slice", "Tile"), or_folded(only_folded)),
     **dict.fromkeys(("Add", "AddV2", "BiasAdd"), _add),
     **dict.fromkeys(("BatchMatMul", "BatchMatMulV2", "MatMul"), _matmul),
     **dict.fromkeys(("CheckNumerics", "PreventGradient", "StopGradient"), OPERATORS["Identity"]),
@@ -449,15 +343,15 @@ TENSORFLOW_OPERATORS: Final[dict[str, Operator]] = {
     **dict.fromkeys(("Max", "Mean", "Min", "Sum"), _reduce),
     **dict.fromkeys(("ResizeBilinear", "ResizeNearestNeighbor"), _resize),
     "Cast": _cast,
-    "ConcatV2": _or_folded(OPERATORS["ConcatV2"]),
+    "ConcatV2": or_folded(OPERATORS["ConcatV2"]),
     "Conv2DBackpropInput": _transposed_convolution,
-    "ExpandDims": _or_folded(_expand),
-    "Pack": _or_folded(_pack),
+    "ExpandDims": or_folded(_expand),
+    "Pack": or_folded(_pack),
     "Rank": _rank,
     "RealDiv": _divide,
     "Shape": _shape,
     "Squeeze": _squeeze,
-    "StridedSlice": _or_folded(_slice),
+    "StridedSlice": or_folded(_slice),
     "Unpack": _unpack,
 }
 """All that can be imported from a graph of TensorFlow's own, by operator name."""

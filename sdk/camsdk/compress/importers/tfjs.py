@@ -13,8 +13,9 @@ import onnx
 
 from camsdk.compress.importers.given_shapes import check_names, lacks_shape
 from camsdk.compress.importers.onnx_emitter import Emitter, Value, constant
-from camsdk.compress.importers.tfjs_operators import OPERATORS, Context, Operator
+from camsdk.compress.importers.tfjs_operators import OPERATORS
 from camsdk.compress.importers.tfjs_reader import TfGraph, TfNode, node_of, output_index, read_graph
+from camsdk.compress.importers.tfjs_windows import Context, Operator
 from camsdk.errors import InvalidInput, UnsupportedModel
 
 PRODUCER: Final = "camsdk.compress.importers.tfjs"

@@ -6,183 +6,49 @@ resizing with ``half_pixel_centers`` is ONNX's ``half_pixel`` without antialiasi
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from camsdk.compress.importers.onnx_emitter import (
     CHANNELS_FIRST,
-    Emitter,
     Perm,
     Value,
     constant,
     transposed,
 )
-from camsdk.compress.importers.tfjs_reader import MAX_RANK, Array, TfNode
+from camsdk.compress.importers.tfjs_reader import MAX_RANK, TfNode
+from camsdk.compress.importers.tfjs_windows import (
+    Context,
+    Operator,
+    Pads,
+    conv2d,
+    convolution,
+    depthwise,
+    depthwise_weights,
+    image_result,
+    known_numbers,
+    known_value,
+    need_nhwc,
+    spatial_pair,
+    taken_pads,
+    window_pads,
+)
 from camsdk.errors import UnsupportedModel
-
-Pads = tuple[int, int, int, int]
-"""Top, left, bottom, right: the order of ONNX."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What an operator needs besides its inputs.
-
-    Attributes:
-        uses: How many inputs take a node's outputs, by the node's name.
-    """
-
-    emitter: Emitter
-    uses: Mapping[str, int]
-
-
-Operator = Callable[[TfNode, Sequence[Value], Context], tuple[Value, ...]]
-
-
-def _known(value: Value, node: TfNode, what: str) -> Array:
-    if value.constant is None:
-        raise UnsupportedModel(
-            f"{what} of layer {node.name!r} ({node.op}) is computed, it must be a constant"
-        )
-    return value.constant
-
-
-def _known_ints(value: Value, node: TfNode, what: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in _known(value, node, what).reshape(-1))
-
-
-def _need_nhwc(node: TfNode) -> None:
-    layout = node.text("data_format", "NHWC")
-    if layout != "NHWC":
-        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) has data format {layout}")
-
-
-def _spatial(node: TfNode, key: str) -> tuple[int, int]:
-    numbers = node.ints(key) or (1, 1, 1, 1)
-    if len(numbers) != 4 or numbers[0] != 1 or numbers[3] != 1 or min(numbers) < 1:
-        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) has {key} {numbers}")
-    return numbers[1], numbers[2]
-
-
-def _window_pads(
-    node: TfNode, size: tuple[int, int], window: tuple[int, int], strides: tuple[int, int]
-) -> Pads:
-    """Padding of a window operator over an image of ``size`` (height, width)."""
-    mode = node.text("padding", "VALID")
-    if mode == "VALID":
-        return (0, 0, 0, 0)
-    if mode == "EXPLICIT":
-        rows = node.ints("explicit_paddings")
-        if len(rows) != 8 or any(rows[:2]) or any(rows[6:]):
-            raise UnsupportedModel(f"layer {node.name!r} ({node.op}) pads {rows}")
-        return (rows[2], rows[4], rows[3], rows[5])
-    if mode != "SAME":
-        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) has padding {mode}")
-    totals = [
-        max((-(-length // stride) - 1) * stride + reach - length, 0)
-        for length, reach, stride in zip(size, window, strides, strict=True)
-    ]
-    top, left = totals[0] // 2, totals[1] // 2
-    return (top, left, totals[0] - top, totals[1] - left)
-
-
-def _taken_pads(name: str, context: Context, fill: float) -> tuple[str, Pads]:
-    """The tensor before a Pad of ``fill`` around the image, and what that padded.
-
-    A Pad that only one operator uses is thereby left without use and vanishes.
-    """
-    pad = context.emitter.producer(name)
-    if pad is None or pad.op_type != "Pad":
-        return name, (0, 0, 0, 0)
-    rows = context.emitter.stored(pad.input[1]).tolist()
-    if float(context.emitter.stored(pad.input[2])) != fill or any(rows[:2]) or any(rows[4:6]):
-        return name, (0, 0, 0, 0)
-    return pad.input[0], (rows[2], rows[3], rows[6], rows[7])
-
-
-def _image_result(
-    name: str,
-    value: Value,
-    channels: int,
-    pads: Pads,
-    node: TfNode,
-    window: tuple[int, int],
-    strides: tuple[int, int],
-) -> Value:
-    """The value of a window operator; ``pads`` are those of the operator itself."""
-    _, height, width, _ = value.shape
-    rows = (height + pads[0] + pads[2] - window[0]) // strides[0] + 1
-    columns = (width + pads[1] + pads[3] - window[1]) // strides[1] + 1
-    if rows < 1 or columns < 1:
-        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) is larger than its input")
-    return Value(name, CHANNELS_FIRST, (value.shape[0], rows, columns, channels))
-
-
-def _convolution(
-    node: TfNode, image: Value, weights: Array, group: int, bias: Array | None, context: Context
-) -> Value:
-    """A convolution; ``weights`` in ONNX's order (out, in / group, rows, columns)."""
-    _need_nhwc(node)
-    strides, dilations = _spatial(node, "strides"), _spatial(node, "dilations")
-    if image.shape[3] != weights.shape[1] * group:
-        raise ValueError(f"weights take {weights.shape[1] * group} channels")
-    window = (
-        (weights.shape[2] - 1) * dilations[0] + 1,
-        (weights.shape[3] - 1) * dilations[1] + 1,
-    )
-    pads = _window_pads(node, (image.shape[1], image.shape[2]), window, strides)
-    emitter = context.emitter
-    source, before = _taken_pads(
-        emitter.arranged(image, CHANNELS_FIRST, node.name), context, fill=0.0
-    )
-    inputs = [source, emitter.initializer(f"{node.name}/weights", weights)]
-    if bias is not None:
-        inputs.append(emitter.initializer(f"{node.name}/bias", bias))
-    (name,) = emitter.node(
-        "Conv",
-        inputs,
-        node.name,
-        strides=strides,
-        dilations=dilations,
-        group=group,
-        kernel_shape=weights.shape[2:],
-        pads=[own + taken for own, taken in zip(pads, before, strict=True)],
-    )
-    return _image_result(name, image, weights.shape[0], pads, node, window, strides)
-
-
-def _conv2d(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
-    weights = _known(inputs[1], node, "the kernel").transpose(3, 2, 0, 1)
-    image = inputs[0]
-    groups, rest = divmod(image.shape[-1], max(weights.shape[1], 1))
-    return (_convolution(node, image, weights, 1 if rest else max(groups, 1), None, context),)
-
-
-def _depthwise_weights(kernel: Array) -> Array:
-    rows, columns, channels, multiplier = kernel.shape
-    return kernel.reshape(rows, columns, 1, channels * multiplier).transpose(3, 2, 0, 1)
-
-
-def _depthwise(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
-    kernel = _known(inputs[1], node, "the kernel")
-    weights = _depthwise_weights(kernel)
-    return (_convolution(node, inputs[0], weights, kernel.shape[2], None, context),)
 
 
 def _fused_conv(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
-    kernel = _known(inputs[1], node, "the kernel")
+    kernel = known_value(inputs[1], node, "the kernel")
     steps = node.texts("fused_ops")
     if steps[:1] != ("BiasAdd",) or len(steps) > 2 or len(inputs) != 3:
         raise UnsupportedModel(f"layer {node.name!r} ({node.op}) fuses {', '.join(steps)}")
-    bias = _known(inputs[2], node, "the bias")
+    bias = known_value(inputs[2], node, "the bias")
     if node.op == "_FusedConv2D":
         weights, group = kernel.transpose(3, 2, 0, 1), 1
     else:
-        weights, group = _depthwise_weights(kernel), kernel.shape[2]
-    value = _convolution(node, inputs[0], weights, group, bias, context)
+        weights, group = depthwise_weights(kernel), kernel.shape[2]
+    value = convolution(node, inputs[0], weights, group, bias, context)
     if len(steps) == 1:
         return (value,)
     if steps[1] not in _ACTIVATIONS:
@@ -232,6 +98,8 @@ _NUMPY_BINARY: Final[dict[str, np.ufunc]] = {
     "Maximum": np.maximum,
     "Minimum": np.minimum,
 }
+
+
 _ONNX_BINARY: Final = {
     "Add": "Add",
     "AddV2": "Add",
@@ -273,7 +141,7 @@ def _same_rank(value: Value, rank: int, node: TfNode) -> Value:
     missing = rank - len(value.shape)
     if not missing:
         return value
-    known = _known(value, node, "the operand of lower rank")
+    known = known_value(value, node, "the operand of lower rank")
     return constant(known.reshape((1,) * missing + known.shape))
 
 
@@ -286,7 +154,7 @@ def _biased(node: TfNode, image: Value, bias: Value, context: Context) -> Value 
     if context.uses.get(conv.name, 0) != 1 or not image.shape:
         return None
     channel_axis = image.perm.index(1)
-    known = _known(_same_rank(bias, len(image.shape), node), node, "the bias")
+    known = known_value(_same_rank(bias, len(image.shape), node), node, "the bias")
     per_channel = np.moveaxis(known, channel_axis, -1)
     if any(length != 1 for length in per_channel.shape[:-1]):
         return None
@@ -297,14 +165,14 @@ def _biased(node: TfNode, image: Value, bias: Value, context: Context) -> Value 
 
 
 def _pool(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
-    _need_nhwc(node)
+    need_nhwc(node)
     (image,) = inputs
-    window, strides = _spatial(node, "ksize"), _spatial(node, "strides")
-    pads = _window_pads(node, (image.shape[1], image.shape[2]), window, strides)
+    window, strides = spatial_pair(node, "ksize"), spatial_pair(node, "strides")
+    pads = window_pads(node, (image.shape[1], image.shape[2]), window, strides)
     source = context.emitter.arranged(image, CHANNELS_FIRST, node.name)
     before: Pads = (0, 0, 0, 0)
     if node.op == "MaxPool":
-        source, before = _taken_pads(source, context, fill=-np.inf)
+        source, before = taken_pads(source, context, fill=-np.inf)
     (name,) = context.emitter.node(
         "MaxPool" if node.op == "MaxPool" else "AveragePool",
         [source],
@@ -313,13 +181,13 @@ def _pool(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Valu
         strides=strides,
         pads=[own + taken for own, taken in zip(pads, before, strict=True)],
     )
-    return (_image_result(name, image, image.shape[3], pads, node, window, strides),)
+    return (image_result(name, image, image.shape[3], pads, node, window, strides),)
 
 
 def _pad(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
     value = inputs[0]
-    rows = np.asarray(_known(inputs[1], node, "the padding"), np.int64)
-    fill = _known(inputs[2], node, "the fill") if len(inputs) > 2 else np.zeros((), np.float32)
+    rows = np.asarray(known_value(inputs[1], node, "the padding"), np.int64)
+    fill = known_value(inputs[2], node, "the fill") if len(inputs) > 2 else np.zeros((), np.float32)
     if rows.shape != (len(value.shape), 2) or rows.min(initial=0) < 0:
         raise ValueError(f"padding of shape {rows.shape}")
     physical = rows[list(value.axes)]
@@ -335,7 +203,7 @@ def _pad(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value
 
 def _concat(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
     *values, axis_value = inputs
-    (axis,) = _known_ints(axis_value, node, "the axis")
+    (axis,) = known_numbers(axis_value, node, "the axis")
     rank = len(values[0].shape)
     axis %= rank
     perm: Perm = next((v.perm for v in values if v.constant is None), tuple(range(rank)))
@@ -354,11 +222,11 @@ def _concat(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Va
 def _split(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
     if node.op == "SplitV":
         value, sizes_value, axis_value = inputs
-        (axis,) = _known_ints(axis_value, node, "the axis")
-        sizes = list(_known_ints(sizes_value, node, "the sizes"))
+        (axis,) = known_numbers(axis_value, node, "the axis")
+        sizes = list(known_numbers(sizes_value, node, "the sizes"))
     else:
         axis_value, value = inputs
-        (axis,) = _known_ints(axis_value, node, "the axis")
+        (axis,) = known_numbers(axis_value, node, "the axis")
         parts = node.integer("num_split", 1)
         if not 1 <= parts <= value.shape[axis]:
             raise ValueError(f"{parts} parts")
@@ -393,7 +261,7 @@ def _completed(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
 
 def _reshape(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
     value = inputs[0]
-    shape = _completed(_known_ints(inputs[1], node, "the shape"), math.prod(value.shape))
+    shape = _completed(known_numbers(inputs[1], node, "the shape"), math.prod(value.shape))
     if value.constant is not None:
         return (constant(value.constant.reshape(shape)),)
     emitter = context.emitter
@@ -403,7 +271,7 @@ def _reshape(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[V
 
 
 def _transpose(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
-    perm = _known_ints(inputs[1], node, "the permutation")
+    perm = known_numbers(inputs[1], node, "the permutation")
     if sorted(perm) != list(range(len(inputs[0].shape))):
         raise ValueError(f"permutation {perm}")
     return (transposed(inputs[0], perm),)
@@ -411,7 +279,7 @@ def _transpose(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple
 
 def _resize(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
     image = inputs[0]
-    rows, columns = _known_ints(inputs[1], node, "the size")
+    rows, columns = known_numbers(inputs[1], node, "the size")
     if node.flag("align_corners") or not node.flag("half_pixel_centers"):
         raise UnsupportedModel(f"layer {node.name!r} ({node.op}) does not use half-pixel centers")
     batch, _, _, channels = image.shape
@@ -437,7 +305,7 @@ def _resize(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Va
 
 def _sparse_to_dense(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
     """Only of constants: converters leave it in the arithmetic of shapes."""
-    indices, shape, values, default = (_known(value, node, "an input") for value in inputs)
+    indices, shape, values, default = (known_value(value, node, "an input") for value in inputs)
     lengths = tuple(int(n) for n in shape.reshape(-1))
     if math.prod(lengths) > MAX_RANK:
         raise UnsupportedModel(f"layer {node.name!r} ({node.op}) is no arithmetic of shapes")
@@ -453,8 +321,8 @@ def _identity(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[
 OPERATORS: Final[dict[str, Operator]] = {
     "AvgPool": _pool,
     "ConcatV2": _concat,
-    "Conv2D": _conv2d,
-    "DepthwiseConv2dNative": _depthwise,
+    "Conv2D": conv2d,
+    "DepthwiseConv2dNative": depthwise,
     "FusedDepthwiseConv2dNative": _fused_conv,
     "Identity": _identity,
     "MaxPool": _pool,

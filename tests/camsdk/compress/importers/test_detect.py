@@ -159,7 +159,7 @@ def external_data() -> bytes:
 
 HOSTILE: dict[str, tuple[Callable[[], bytes], tuple[type[CamError], ...]]] = {
     "large constant": (large_constant, (ResourceExhausted, UnsupportedModel)),
-    "endless loop": (endless_loop, (UnsupportedModel,)),
+    "endless loop": (endless_loop, (ResourceExhausted,)),
     "external data": (external_data, (UnsupportedModel,)),
 }
 
