@@ -14,21 +14,6 @@ _MAX_FOLDED: Final = 1 << 20
 """Elements of a constant that folding may make."""
 
 
-def known_value(value: Value, node: TfNode, what: str) -> Array:
-    """The constant that a value is."""
-    if value.constant is None:
-        raise UnsupportedModel(
-            f"{what} of layer {node.name!r} ({node.op}) is computed, it must be a constant",
-            "give the inputs fixed shapes, or cut the graph before this layer with an output",
-        )
-    return value.constant
-
-
-def known_numbers(value: Value, node: TfNode, what: str) -> tuple[int, ...]:
-    """The whole numbers that a constant value is."""
-    return tuple(int(number) for number in known_value(value, node, what).reshape(-1))
-
-
 def _folded(node: TfNode, inputs: Sequence[Value]) -> Array | None:
     """What the operator gives when all of its inputs are known."""
     compute = _FOLDS.get(node.op)

@@ -13,16 +13,10 @@ import numpy as np
 from camsdk.compress.importers.onnx_emitter import CHANNELS_FIRST, Perm, Value, constant
 from camsdk.compress.importers.runnable import MAX_TENSOR_ELEMENTS
 from camsdk.compress.importers.tensorflow_composed import COMPOSED
-from camsdk.compress.importers.tensorflow_folding import (
-    known_numbers,
-    known_value,
-    only_folded,
-    or_folded,
-    window_of,
-)
+from camsdk.compress.importers.tensorflow_folding import only_folded, or_folded, window_of
 from camsdk.compress.importers.tfjs_operators import OPERATORS
 from camsdk.compress.importers.tfjs_reader import TfNode
-from camsdk.compress.importers.tfjs_windows import Context, Operator
+from camsdk.compress.importers.tfjs_windows import Context, Operator, known_numbers, known_value
 from camsdk.errors import UnsupportedModel
 
 

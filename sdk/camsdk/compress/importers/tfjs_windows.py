@@ -37,7 +37,8 @@ def known_value(value: Value, node: TfNode, what: str) -> Array:
     """The constant that a value is."""
     if value.constant is None:
         raise UnsupportedModel(
-            f"{what} of layer {node.name!r} ({node.op}) is computed, it must be a constant"
+            f"{what} of layer {node.name!r} ({node.op}) is computed, it must be a constant",
+            "give the inputs fixed shapes, or cut the graph before this layer with an output",
         )
     return value.constant
 
