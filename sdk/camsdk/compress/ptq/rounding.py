@@ -158,8 +158,24 @@ def _carried(moments: Doubles, order: NDArray[np.intp]) -> Doubles:
     backwards = order[:, ::-1]
     turned = np.take_along_axis(moments, backwards[:, :, np.newaxis], 1)
     turned = np.take_along_axis(turned, backwards[:, np.newaxis, :], 2)
-    upper = np.linalg.cholesky(turned)[:, ::-1, ::-1]
+    upper = _cholesky(turned)[:, ::-1, ::-1]
     return np.asarray(upper / np.diagonal(upper, axis1=1, axis2=2)[:, np.newaxis, :])
+
+
+def _cholesky(moments: Doubles) -> Doubles:
+    """Of moments that may be a little indefinite, lifted until they are not.
+
+    Moments are summed in single precision. What is left of them about a mean that is large beside
+    it, such as that of a nearly constant channel, may come out below zero.
+    """
+    try:
+        return np.linalg.cholesky(moments)
+    except np.linalg.LinAlgError:
+        values = np.linalg.eigvalsh(moments)
+        lift = 2 * np.maximum(0.0, -values[:, 0]) + 1e-9 * np.abs(values).max(axis=1) + _SMALLEST
+        return np.linalg.cholesky(
+            moments + lift[:, np.newaxis, np.newaxis] * np.eye(len(moments[0]))
+        )
 
 
 def refine(

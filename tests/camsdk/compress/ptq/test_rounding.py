@@ -181,3 +181,17 @@ def test_weights_move_towards_what_undoes_an_error_before_them() -> None:
         return float(weighted_error(weights - grown * tried, exact).sum())
 
     assert left(moved) < 0.2 * left(weights)
+
+
+def test_covariances_that_single_precision_left_below_zero_still_round() -> None:
+    """About a mean that is large beside them, little but the rounding of their sums is left."""
+    rng = np.random.default_rng(0)
+    along = rng.normal(size=40)
+    along /= np.linalg.norm(along)
+    second = 1e-6 * np.eye(40) - 1.2e-6 * np.outer(along, along)
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.cholesky(damped(second))
+    weights = rng.normal(size=(1, 3, 40))
+    scale = np.abs(weights).max(axis=-1) / 7
+    codes = round_gptq(weights, scale, second[np.newaxis], CodeSet(4))
+    assert np.abs(weights - codes * scale[..., np.newaxis]).max() < 2 * scale.max()
