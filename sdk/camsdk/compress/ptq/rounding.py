@@ -169,13 +169,12 @@ def _cholesky(moments: Doubles) -> Doubles:
     it, such as that of a nearly constant channel, may come out below zero.
     """
     try:
-        return np.linalg.cholesky(moments)
+        return np.asarray(np.linalg.cholesky(moments), np.float64)
     except np.linalg.LinAlgError:
         values = np.linalg.eigvalsh(moments)
         lift = 2 * np.maximum(0.0, -values[:, 0]) + 1e-9 * np.abs(values).max(axis=1) + _SMALLEST
-        return np.linalg.cholesky(
-            moments + lift[:, np.newaxis, np.newaxis] * np.eye(len(moments[0]))
-        )
+        lifted = moments + lift[:, np.newaxis, np.newaxis] * np.eye(len(moments[0]))
+        return np.asarray(np.linalg.cholesky(lifted), np.float64)
 
 
 def refine(
