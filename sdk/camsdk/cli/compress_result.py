@@ -52,8 +52,7 @@ def facts_of(made: "Compressed") -> dict[str, Any]:
             "speedup": agreement.speedup,
         }
     for way, of in made.choice.agreements.items():
-        if of.main.is_measured:
-            told[f"choice_{of.main.name}_by_{way}"] = of.main.value
+        told |= {f"choice_{figure.name}_by_{way}": figure.value for figure in of.measured}
     return told
 
 

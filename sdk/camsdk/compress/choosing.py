@@ -40,8 +40,7 @@ class Choice:
         metrics: dict[str, float] = {}
         for way, of in self.agreements.items():
             metrics |= {f"choice_{what}": float(count) for what, count in of.counts.items()}
-            if of.main.is_measured:
-                metrics[f"choice_{of.main.metric}_{way}"] = of.main.value
+            metrics |= {f"choice_{figure.metric}_{way}": figure.value for figure in of.measured}
         return metrics
 
 

@@ -390,9 +390,9 @@ def _of_training(facts: RunFacts, candidates: Mapping[Way, Candidate], choice: C
     if "training" not in candidates:
         return facts
     told = {
-        f"{of.main.title}, {way}, on the frames to choose by": of.main.value
+        f"{figure.title}, {way}, on the frames to choose by": figure.value
         for way, of in choice.agreements.items()
-        if of.main.is_measured
+        for figure in of.measured
     }
     history = {"loss": candidates["training"].made.history}
     return replace(facts, accuracy={**facts.accuracy, **told}, history=history)

@@ -67,4 +67,6 @@ def test_of_classifiers_that_say_the_same_the_nearer_one_is_kept() -> None:
         "choice_frames": 20.0,
         "choice_top1_vs_reference_rounding": 0.95,
         "choice_top1_vs_reference_training": 0.95,
+        "choice_kl_millinats_vs_reference_rounding": 2.0,
+        "choice_kl_millinats_vs_reference_training": 3.0,
     }
