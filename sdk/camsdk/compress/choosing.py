@@ -30,11 +30,6 @@ class Choice:
     reason: str = ""
     agreements: Mapping[Way, Agreement] = field(default_factory=dict)
 
-    @property
-    def scores(self) -> dict[str, float]:
-        """The main figure, by way, where it could be measured."""
-        return {way: of.main.value for way, of in self.agreements.items() if of.main.is_measured}
-
     def as_metrics(self) -> dict[str, float]:
         """For a manifest."""
         metrics: dict[str, float] = {}

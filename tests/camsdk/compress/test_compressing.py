@@ -122,7 +122,7 @@ def test_the_way_is_chosen_on_frames_that_the_result_is_not_measured_on(
     assert made.split is not None
     # Both on the frames to choose by; only what was kept on the others.
     assert asked == [made.split.choice, made.split.choice, made.split.evaluation]
-    scores = made.choice.scores
+    scores = {way: of.main.value for way, of in made.choice.agreements.items()}
     assert scores["rounding"] != scores["training"]
     assert made.choice.kept == max(scores, key=lambda way: scores[way])
     assert made.agreement is not None
@@ -195,7 +195,8 @@ def test_frames_to_calibrate_on_are_decoded_once_for_each_use(
 def test_a_training_that_does_harm_is_not_kept(clip: Path) -> None:
     train = replace(SHORT.train, learning_rate=3.0, warm_up=0.0)
     made = run(clip, None, replace(SHORT, quantize=QuantizeOptions(), prune=None, train=train))
-    assert made.choice.scores["training"] < made.choice.scores["rounding"]
+    scores = {way: of.main.value for way, of in made.choice.agreements.items()}
+    assert scores["training"] < scores["rounding"]
     assert made.choice.kept == made.draft.manifest.lineage.options["kept"] == "rounding"
     assert made.facts.history["loss"]
 
