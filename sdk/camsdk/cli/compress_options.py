@@ -28,7 +28,7 @@ _SEARCHED_SPARSITIES: Final = (0.0, 0.5, 0.75, 0.9)
 
 Codes = Literal["uniform", "power-of-two"]
 Rounding = Literal["nearest", "gptq"]
-RangeRule = Literal["extreme", "mean", "percentile", "mse"]
+RangeRule = Literal["best", "extreme", "mean", "percentile", "mse"]
 Importance = Literal["magnitude", "taylor-1", "taylor-2"]
 
 DataOption = Annotated[
@@ -66,8 +66,8 @@ RangeRuleOption = Annotated[
     typer.Option(
         "--range-rule",
         help="What range of values between layers is told apart: all that was seen; the mean of "
-        "each input's extremes; without the rarest values; or that of the least squared error. "
-        "By default what was best in trials, see docs/compression.md.",
+        "each input's extremes; without the rarest values; that of the least squared error; or by "
+        "default the best for this model of the first and the last.",
     ),
 ]
 SparsityOption = Annotated[

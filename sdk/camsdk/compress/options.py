@@ -21,7 +21,7 @@ from camsdk.errors import InvalidInput
 Granularity = Literal["tensor", "filter"]
 """What shares one scale: a whole weight tensor, or each filter (output channel, axis 0)."""
 Spacing = Literal["uniform", "power-of-two"]
-RangeRule = Literal["extreme", "mean", "percentile", "mse"]
+RangeRule = Literal["best", "extreme", "mean", "percentile", "mse"]
 Rounding = Literal["nearest", "gptq", "adaround"]
 Importance = Literal["magnitude", "taylor-1", "taylor-2"]
 
@@ -90,11 +90,13 @@ class ActivationOptions:
     Attributes:
         bit_width: 2 to 8.
         range_rule: How a range is found from calibration inputs: their extremes, the mean of each
-            input's own extremes, a percentile, or the range of least squared error.
+            input's own extremes, a percentile, or the range of least squared error. "best" is, for
+            the whole model, whichever of extremes and least squared error leaves its outputs nearer
+            to those in float; of made-up inputs it is the extremes.
     """
 
     bit_width: int = 8
-    range_rule: RangeRule = "extreme"
+    range_rule: RangeRule = "best"
 
     def __post_init__(self) -> None:
         if not 2 <= self.bit_width <= 8:

@@ -7,9 +7,8 @@ the statistics of the training data (``folding.as_if_trained``).
 In order: BatchNorm is folded, layers with one scale a tensor are equalized, weights are rounded
 layer by layer (a few at a time, each on inputs that have passed the layers rounded already and, if
 they are real or have the statistics of real ones, towards what the float model made of its own),
-each layer's bias takes up the mean error of its output, and
-ranges of activations are observed last, on the rounded weights. The first and the last layers keep
-7 bits (``edges``).
+each layer's bias takes up the mean error of its output, and ranges of activations are observed
+last, on the rounded weights. The first and the last layers keep 7 bits (``edges``).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from camsdk.compress.codes import CodedTensor, project
 from camsdk.compress.graph.layers import Layer, list_layers
-from camsdk.compress.graph.qdq import ActivationRange
+from camsdk.compress.graph.qdq import ActivationRange, emit_qdq
 from camsdk.compress.options import PruneOptions, QuantizeOptions, WeightOptions
 from camsdk.compress.ptq.coding import first_scale, round_to_output
 from camsdk.compress.ptq.edges import EDGE_BITS, with_precise_edges
@@ -39,7 +38,13 @@ from camsdk.compress.ptq.folding import (
 from camsdk.compress.ptq.inputs import Inputs
 from camsdk.compress.ptq.moments import Moments, can_unfold, gather
 from camsdk.compress.ptq.probing import float_tensors, input_shape, probe
-from camsdk.compress.ptq.ranges import activation_options, for_synthetic, observe
+from camsdk.compress.ptq.ranges import (
+    activation_options,
+    find_ranges,
+    for_synthetic,
+    observe,
+    output_error,
+)
 from camsdk.compress.ptq.rounding import towards, weighted_error
 from camsdk.compress.ptq.sparse import find_sparsities, prune_and_round
 from camsdk.compress.ptq.synthetic import Synthesis, synthesise
@@ -54,6 +59,8 @@ _STAGES_OF_FINE: Final = 4
 """Where all weights have 7 bits or more, so that layers leave each other little to make up for."""
 _ROUNDING_INPUTS: Final = 64
 """Inputs that moments are taken from; ranges are taken from all."""
+_JUDGED: Final = 16
+"""Inputs that ranges of different rules are compared on."""
 _STAGE_BYTES: Final = 300 * 1024**2
 """Of second moments that are held at a time."""
 
@@ -207,6 +214,7 @@ class _Work:
             _STAGES if any(map(self._is_coarse, self._layers)) else _STAGES_OF_FINE,
         )
         total = len(stages) + 2
+        expected = _copy(self._exact)  # biases are to be corrected in place
         equalized = self._equalize() if self._options.equalize else 0
         if prune is not None:
             self._prune = prune
@@ -218,12 +226,11 @@ class _Work:
         self._tell(1, total)
         unfoldable = [layer for stage in stages for layer in stage if can_unfold(layer)]
         exact = gather(self._measured, unfoldable, self._some, seed=self._seed, with_second=False)
-        rounded = onnx.ModelProto()
-        rounded.CopyFrom(self._measured)
+        rounded = _copy(self._measured)
         for number, stage in enumerate(stages, start=2):
             self._round_stage(stage, exact, rounded)
             self._tell(number, total)
-        activations = self._ranges(rounded)
+        activations = self._ranges(rounded, expected)
         self._tell(total, total)
         report = PtqReport(
             self._reports, len(self._inputs), self._is_synthetic, equalized, self._has_statistics
@@ -337,12 +344,21 @@ class _Work:
         self._reports[layer.name] = LayerReport(noise, options.code_set.bit_width)
         return coded
 
-    def _ranges(self, rounded: onnx.ModelProto) -> Mapping[str, ActivationRange]:
+    def _ranges(
+        self, rounded: onnx.ModelProto, expected: onnx.ModelProto
+    ) -> Mapping[str, ActivationRange]:
         wanted = activation_options(float_tensors(rounded), self._layers, self._options)
         if self._is_synthetic:
             wanted = {name: for_synthetic(of) for name, of in wanted.items()}
         observers = observe(rounded, wanted, self._inputs)
-        return {name: observers[name].range(of) for name, of in wanted.items()}
+        outputs = [value.name for value in expected.graph.output]
+        with self._inputs.some(_JUDGED) as judged:
+
+            def error(ranges: Mapping[str, ActivationRange]) -> float:
+                model = emit_qdq(self._exact, self._coded, ranges)
+                return output_error(model, list(probe(expected, outputs, judged)), judged)
+
+            return find_ranges(observers, wanted, error)
 
 
 def _stages(layers: Sequence[Layer], count: int) -> list[list[Layer]]:
@@ -358,6 +374,12 @@ def _stages(layers: Sequence[Layer], count: int) -> list[list[Layer]]:
         stages[-1].append(layer)
         size += needed
     return stages
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    return result
 
 
 def _row_factors(

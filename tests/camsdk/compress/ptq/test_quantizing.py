@@ -1,19 +1,20 @@
 """From a float model to codes and ranges, with inputs and without."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
 import pytest
 
 from camsdk.compress.graph.layers import list_layers
-from camsdk.compress.graph.qdq import emit_qdq
+from camsdk.compress.graph.qdq import ActivationRange, emit_qdq
 from camsdk.compress.options import (
     ActivationOptions,
     CodeSet,
     Granularity,
     LayerOptions,
     QuantizeOptions,
+    RangeRule,
     Rounding,
     WeightOptions,
 )
@@ -273,3 +274,19 @@ def test_only_what_is_tied_to_the_model_tells_what_earlier_layers_got_wrong(
     wanted = QuantizeOptions(layers=layers, rounding="gptq")
     quantize_after_training(model, wanted, inputs(4) if has_data else None)
     assert bool(aimed) is is_aimed
+
+
+@pytest.mark.parametrize(("bits", "is_wild", "better"), [(2, False, "mse"), (8, True, "extreme")])
+def test_the_best_ranges_are_those_that_leave_outputs_nearest(
+    bits: int, is_wild: bool, better: RangeRule
+) -> None:
+    model, tensors = chain(), inputs(16)
+    if is_wild:
+        tensors = [tensor * (1 + 20 * (at % 2)) for at, tensor in enumerate(tensors)]
+
+    def ranges(rule: RangeRule) -> Mapping[str, ActivationRange]:
+        wanted = options(activations=ActivationOptions(bits, rule))
+        return quantize_after_training(model, wanted, tensors).activations
+
+    assert ranges("extreme") != ranges("mse")
+    assert ranges("best") == ranges(better)
