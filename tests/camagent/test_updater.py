@@ -16,7 +16,6 @@ from camagent.shadow import Desired
 from camagent.slots import Slots
 from camagent.updater import Updater
 from camsdk.artifact.keys import generate_sealing_key, public_bytes
-from camsdk.artifact.manifest import OutputSpec
 from camsdk.errors import RuntimeFailure
 from camsdk.vision.frames import Frame
 from support.block_artifacts import make_artifact, start_block_runtime
@@ -172,14 +171,6 @@ REFUSALS = {
     ),
     "for another hardware": (None, {"hardware": ("fpga-ecp5",)}, "fpga-ecp5"),
     "that differs in its canary": (None, {"offset": 0.5}, "canary"),
-    "that finds no boxes": (
-        None,
-        {
-            "kind": "classifier",
-            "output": OutputSpec(decoder="class-scores", tensors=("scores",)),
-        },
-        "a camera runs detectors alone",
-    ),
     "with a forbidden operator": (None, {"model": b"refused"}, "operator"),
 }
 
