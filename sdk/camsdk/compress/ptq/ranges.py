@@ -26,6 +26,10 @@ _BINS: Final = 4096
 _SAMPLES: Final = 1 << 15
 """Values of a tensor that enter its histogram per input."""
 _PERCENTILE: Final = 99.995
+_UNSEEN: Final = 3.0
+"""How much further than made-up inputs showed the range of what is one value a channel goes."""
+_BOUNDED: Final = ("Clip", "HardSigmoid", "Sigmoid", "Softmax", "Tanh")
+"""Operators whose outputs have bounds of their own."""
 _TRIED: Final[tuple[RangeRule, ...]] = ("extreme", "mse")
 """What "best" is the best of; of two that do as well, the first."""
 _SHRUNK: Final = np.linspace(0.2, 1.0, 81)
@@ -40,7 +44,7 @@ class Observer:
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.places = 0
         self.lowest, self.highest = np.inf, -np.inf
         self.sum_of_lows = self.sum_of_highs = 0.0
         self._reach = 0.0
@@ -50,6 +54,7 @@ class Observer:
         """Take one tensor, of any shape, finite and not empty."""
         low, high = float(values.min()), float(values.max())
         self.count += 1
+        self.places += int(np.prod(values.shape[2:]))
         self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
         self.sum_of_lows += low
         self.sum_of_highs += high
@@ -66,6 +71,11 @@ class Observer:
             self._bins = np.zeros(_BINS, np.int64)
             self._bins[_BINS // 4 : _BINS // 4 * 3] = halved
             self._reach *= 2
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether there is one value a channel: features of a whole picture, scores."""
+        return self.places == self.count
 
     def range(self, options: ActivationOptions) -> ActivationRange:
         """By the rule that the options name; always holds 0.
@@ -186,6 +196,29 @@ def find_ranges(
         }
         tried.append({name: observers[name].range(of) for name, of in ruled.items()})
     return min(tried, key=error)
+
+
+def widened(
+    ranges: Ranges, observers: Mapping[str, Observer], model: onnx.ModelProto
+) -> dict[str, ActivationRange]:
+    """Ranges with room for what made-up inputs do not show.
+
+    They have the borders and the spectrum of photographs, and nothing in them is a thing. What is
+    one value a channel tells of whole pictures: on photographs the pooled features and the scores
+    of EfficientNet-Lite0 went twice as far, and clipped scores are wrong answers.
+
+    Args:
+        model: In which the tensors are.
+    """
+    bounded = {
+        name for node in model.graph.node if node.op_type in _BOUNDED for name in node.output
+    }
+    return {
+        name: replace(of, low=of.low * _UNSEEN, high=of.high * _UNSEEN)
+        if observers[name].is_flat and name not in bounded
+        else of
+        for name, of in ranges.items()
+    }
 
 
 def output_error(

@@ -22,7 +22,7 @@ from camsdk.compress.ptq.folding import doubles, prepare, weights_of, write
 from camsdk.compress.ptq.probing import probe
 from camsdk.compress.ptq.quantizing import Ptq, quantize_after_training
 from camsdk.compress.ptq.rounding import towards
-from camsdk.compress.ptq.synthetic import Synthesis
+from camsdk.compress.ptq.synthetic import Synthesis, synthesise
 from camsdk.compress.sessions import Session
 from camsdk.errors import InvalidInput, UnsupportedModel
 
@@ -290,3 +290,29 @@ def test_the_best_ranges_are_those_that_leave_outputs_nearest(
 
     assert ranges("extreme") != ranges("mse")
     assert ranges("best") == ranges(better)
+
+
+def test_made_up_inputs_leave_room_for_scores_and_for_pooled_features() -> None:
+    """Softmax keeps its bounds, maps the range that was seen."""
+    model = chain()
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["y"], ["p"], name="soft"))
+    model.graph.output[0].name = "p"
+    wanted = options(activations=ActivationOptions(8, "extreme"))
+    made = quantize_after_training(model, wanted, synthesis=FEW)
+    tensors = synthesise(SHAPE, FEW.count_for(SHAPE), 0, FEW.mean, FEW.std)
+    seen = list(probe(made.model, ["y", "g", "r1", "p"], tensors))
+    for name, factor in (("y", 3.0), ("g", 3.0), ("r1", 1.0), ("p", 1.0)):
+        highest = max(float(found[name].max()) for found in seen)
+        assert made.activations[name].high == pytest.approx(factor * max(0.0, highest), rel=0.1)
+
+
+@pytest.mark.parametrize(("bits", "is_corrected"), [(8, False), (4, True)])
+def test_made_up_inputs_correct_biases_only_of_what_is_coarsely_rounded(
+    bits: int, is_corrected: bool
+) -> None:
+    model = chain()
+    wanted = options(bits, "gptq")
+    corrected = quantize_after_training(model, wanted, synthesis=FEW).model
+    wanted = options(bits, "gptq", correct_bias=False)
+    plain = quantize_after_training(model, wanted, synthesis=FEW).model
+    assert (corrected != plain) == is_corrected
