@@ -97,7 +97,7 @@ def measure(source: Draft, clip: Path, split: ClipSplit, options: Int8Options) -
         preprocess_ms=float(np.median(preprocess_ns)) / 1e6,
         decode_ms=float(np.median(decode_ns)) / 1e6,
         calibration_frames=len(split.calibration),
-        evaluation_frames=agreement.frame_count,
+        evaluation_frames=agreement.counts["frames"],
         boxes=agreement.counts["boxes"],
     )
 
