@@ -1,6 +1,7 @@
 """Artifacts that a compression has to choose from: rounded after training, or trained."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,9 @@ from camsdk.compress.rounding_file import (
     write_rounding,
 )
 from camsdk.compress.steps import OnProgress
+from camsdk.errors import DataCorrupted
+
+log = logging.getLogger(__name__)
 
 _LOW_PRECISION_BITS: Final = 7
 """From here on weights count as int8: see ``compressing.storage_bits``."""
@@ -161,13 +165,34 @@ def round_after_training(
         digest = rounding_digest(model, *asked, taken.sha256, material.seed, keep.code)
         place = keep.folder / f"{digest}{SUFFIX}"
         keep.on_kept(place)
-    rounding = None if place is None else read_rounding(place)
+    rounding = None if place is None else _taken_up(place)
     if rounding is None:
         rounding = _rounded(material, model, plan, prune, on_progress)
         if place is not None:
-            write_rounding(place, rounding)
+            _put_away(place, rounding)
     options = replace(plan.options, quantize=carried_out(plan.quantize, rounding))
     return rounding, replace(plan, options=options)
+
+
+def _taken_up(place: Path) -> Rounding | None:
+    """What was kept there; None where there is nothing of use."""
+    try:
+        try:
+            return read_rounding(place)
+        except DataCorrupted as error:
+            log.warning("%s; rounding anew", error.message)
+            place.unlink()
+    except OSError as error:
+        log.warning("cannot take up %s: %s; rounding anew", place, error.strerror)
+    return None
+
+
+def _put_away(place: Path, rounding: Rounding) -> None:
+    """Keep it; where that fails, a run that is killed later rounds again."""
+    try:
+        write_rounding(place, rounding)
+    except OSError as error:
+        log.warning("cannot keep the rounding in %s: %s", place, error.strerror)
 
 
 def _rounded(
@@ -194,7 +219,11 @@ def _rounded(
         for name, layer in report.layers.items()
         if np.isfinite(layer.noise_to_signal)
     }
-    coded = CodedModel(made.model, made.weights, made.activations, noise)
+    weights = {  # in one order in memory, so that sums over kept ones are the same
+        layer: replace(of, codes=np.ascontiguousarray(of.codes))
+        for layer, of in made.weights.items()
+    }
+    coded = CodedModel(made.model, weights, made.activations, noise)
     return Rounding(coded, report.is_synthetic, report.equalized > 0, inputs.count, inputs.sha256)
 
 

@@ -1,13 +1,10 @@
 """What a training needs to go on after the process has died, in one file that is always whole.
 
-A checkpoint is written beside its place, forced to the disk and renamed, so that a kill at any
-moment leaves the previous one or the new one. It holds tensors, numbers and strings behind their
-sha256, and reading it runs no code from it.
+It holds tensors, numbers and strings (``whole_file``), and reading it runs no code from it.
 """
 
 import hashlib
 import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,7 +13,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from camsdk.errors import Conflict, DataCorrupted
+from camsdk.compress.whole_file import read_whole, write_whole
+from camsdk.errors import Conflict
 
 MAGIC: Final = b"CAMTRAIN1\n"
 
@@ -60,21 +58,10 @@ class Checkpoint:
 def write_checkpoint(path: Path, checkpoint: Checkpoint, origin: Origin) -> None:
     """Replace what is at ``path``, all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
     content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
     memory = io.BytesIO()
     torch.save({"origin": _as_dict(origin), **content}, memory)
-    with unfinished.open("wb") as file:
-        file.write(MAGIC + hashlib.sha256(memory.getbuffer()).digest())
-        file.write(memory.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(path, MAGIC, memory.getbuffer())
 
 
 def read_checkpoint(path: Path, origin: Origin) -> Checkpoint | None:
@@ -84,16 +71,10 @@ def read_checkpoint(path: Path, origin: Origin) -> Checkpoint | None:
         Conflict: It is of another training than ``origin`` says.
         DataCorrupted: It does not decode.
     """
-    if not path.exists():
+    stored = read_whole(path, MAGIC, "checkpoint of a training")
+    if stored is None:
         return None
-    stored = path.read_bytes()
-    head = len(MAGIC) + hashlib.sha256().digest_size
-    if stored[:head] != MAGIC + hashlib.sha256(stored[head:]).digest():
-        raise DataCorrupted(
-            f"{path} is no checkpoint of a training, or is damaged",
-            "delete it; the training then begins anew",
-        )
-    content = torch.load(io.BytesIO(stored[head:]), weights_only=True)
+    content = torch.load(io.BytesIO(stored), weights_only=True)
     written = content.pop("origin")
     changed = [key for key, value in _as_dict(origin).items() if written.get(key) != value]
     if changed:

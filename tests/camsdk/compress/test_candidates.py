@@ -1,0 +1,74 @@
+"""A rounding that cannot be kept or taken up costs a warning, never the run."""
+
+import errno
+import os
+from pathlib import Path
+
+import onnx
+import pytest
+
+from camsdk.compress import candidates
+from camsdk.compress.candidates import Keep, Material, Plan, round_after_training
+from camsdk.compress.options import CompressOptions
+from camsdk.compress.rounding_file import Rounding
+from support.small_detector import small_detector
+
+SOURCE = small_detector()
+MATERIAL = Material(SOURCE, None, None, 0, "small", 1, ())
+
+
+def rounded(folder: Path) -> Rounding:
+    keep = Keep(folder, "1", lambda _: None)
+    plan = Plan(CompressOptions())
+    model = onnx.load_from_string(SOURCE.model)
+    return round_after_training(MATERIAL, model, plan, lambda *_: None, keep)[0]
+
+
+def is_same(one: Rounding, other: Rounding) -> bool:
+    return one.made.activations == other.made.activations and all(
+        of.codes.tobytes() == other.made.weights[layer].codes.tobytes()
+        for layer, of in one.made.weights.items()
+    )
+
+
+def test_a_damaged_rounding_is_done_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = rounded(tmp_path)
+    (place,) = tmp_path.iterdir()
+    whole = place.read_bytes()
+    assert not caplog.records
+    place.write_bytes(b"")
+    assert is_same(rounded(tmp_path), expected)
+    assert f"{place} is no rounding that was kept, or is damaged; rounding anew" in caplog.messages
+    assert place.read_bytes() == whole
+    monkeypatch.setattr(candidates, "_rounded", lambda *_: pytest.fail("rounded again"))
+    assert is_same(rounded(tmp_path), expected)
+
+
+def test_a_full_disk_costs_no_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert rounded(tmp_path).made.weights
+    (said,) = caplog.messages
+    assert said.startswith(f"cannot keep the rounding in {tmp_path}")
+    assert said.endswith("No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_read_costs_no_rounding(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = rounded(tmp_path)
+    (place,) = tmp_path.iterdir()
+    place.unlink()
+    place.mkdir()
+    assert is_same(rounded(tmp_path), expected)
+    assert [said.split(":")[0] for said in caplog.messages] == [
+        f"cannot take up {place}",
+        f"cannot keep the rounding in {place}",
+    ]
