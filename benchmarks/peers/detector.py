@@ -13,12 +13,11 @@ import numpy as np
 import onnx
 
 from camsdk import assets
-from camsdk.artifact.decode import decode
 from camsdk.artifact.manifest import Manifest
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress import nanodet
 from camsdk.compress.clips import split_clip
-from camsdk.compress.evaluate import RANKED_SCORE, REFERENCE_SCORE, average_precision
+from camsdk.compress.evaluate import REFERENCE_SCORE, average_precision, ranked_boxes
 from camsdk.compress.footage import open_footage
 from camsdk.compress.graph.optimise import optimise
 from camsdk.compress.ptq.edges import find_edges
@@ -97,19 +96,15 @@ def judge(given: Sequence[np.ndarray], folder: Path) -> dict[str, float]:
 def found_boxes(
     outputs: Sequence[np.ndarray], manifest: Manifest, width: int, height: int
 ) -> list[Detections]:
-    """Of each frame, best first, from ``RANKED_SCORE`` on.
+    """Of each frame, as ``ranked_boxes`` gives them.
 
     Args:
         outputs: (frames, ...) each, in the order of the manifest.
         width, height: Of the frames, pixels.
     """
-    output = manifest.output.model_copy(update={"score_threshold": RANKED_SCORE})
-    ranked = manifest.model_copy(update={"output": output})
+    named = dict(zip(manifest.output.tensors, outputs, strict=True))
     found = []
     for at in range(len(outputs[0])):
-        arrays = {
-            name: np.ascontiguousarray(tensor[at : at + 1])
-            for name, tensor in zip(output.tensors, outputs, strict=True)
-        }
-        found.append(decode(arrays, ranked, width, height))
+        frame = {name: np.ascontiguousarray(tensor[at : at + 1]) for name, tensor in named.items()}
+        found.append(ranked_boxes(frame, manifest, width, height))
     return found
