@@ -18,11 +18,12 @@ precision against the float network's boxes, all classes, with persons in bracke
 seeds, of the points with their standard error.
 
 Peers run in environments of their own, made in the user's cache folder at the first run. Finished
-jobs are kept in ``--out`` under a digest of the code that made them: a run goes on where it was
-stopped, and what has changed is measured anew.
+jobs are kept in ``--out`` under a digest of the code that made them and of the peer's version: a
+run goes on where it was stopped, and what has changed is measured anew.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -35,6 +36,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +47,15 @@ sys.path.insert(0, str(FOLDER))
 # the folder of this script is no package
 import compression  # noqa: E402
 from peers import detector, tasks  # noqa: E402
-from peers.environments import CACHE, ROOT, TORCH, digest, environment, interpreter  # noqa: E402
+from peers.environments import (  # noqa: E402
+    CACHE,
+    ROOT,
+    TORCH,
+    digest,
+    environment,
+    imported,
+    interpreter,
+)
 from peers.ptq import Bits  # noqa: E402
 
 from camsdk import assets  # noqa: E402
@@ -58,18 +68,16 @@ PINS = {
     "ppq": (TORCH, "esp-ppq==1.3.12"),
 }
 """Contenders and what their environments hold; none runs in this one."""
-OURS = ("ptq", "graph", "codes.py", "options.py", "sessions.py")
-"""Of ``camsdk.compress``: what decides our results."""
 TASKS = (tasks.PHOTOS, "mobilenetv2-w50", "resnet20", detector.NAME)
 UNSEEDED = (tasks.PHOTOS, detector.NAME)
 """Published weights, and inputs that nothing draws: one seed says all."""
 DETECTOR_CODE = (
     *(f"benchmarks/peers/{name}.py" for name in ("detector", "heads")),
-    *(f"sdk/camsdk/compress/{name}.py" for name in ("clips", "nanodet")),
-    "sdk/camsdk/artifact/preprocess.py",
+    *(f"sdk/camsdk/compress/{name}.py" for name in ("clips", "evaluate", "nanodet")),
+    *(f"sdk/camsdk/artifact/{name}.py" for name in ("decode", "manifest", "preprocess")),
+    "sdk/camsdk/vision/geometry.py",
 )
-"""What decides its model and inputs. Decoder and average precision also serve other models, and are
-held to their results by tests."""
+"""What decides its inputs and, since figures are kept and not outputs, how it is judged."""
 TIMEOUT_S = 3000
 
 
@@ -124,10 +132,13 @@ def _state(task: str, seed: int) -> Path:
 
 @cache
 def method_digest(method: str) -> str:
-    """Of the code that decides a contender's result."""
-    code = [FOLDER / "peers" / f"{name}.py" for name in ("ptq", f"ptq_{method}")]
-    ours = [ROOT / "sdk" / "camsdk" / "compress" / name for name in OURS]
-    return digest([*code, *(ours if method == "ours" else ())])
+    """Of the code that decides a contender's result, and of the versions of a peer."""
+    code = imported(FOLDER / "peers" / f"{name}.py" for name in ("ptq", f"ptq_{method}"))
+    versions = PINS[method]
+    if method == "onnxruntime":
+        versions = (metadata.version(method),)
+    told = "\n".join((digest(code), *versions))
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def run(cell: Wanted, folder: Path, until: float) -> dict[str, float] | None:
