@@ -64,8 +64,11 @@ test: lint types contracts ## everything: under fifteen minutes on two cores
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone"
 	@$(BIN)/python -m pytest -m alone
 
-bench: $(VENV)/.dev ## the figures of the README
-	@for b in $(filter-out benchmarks/compression.py,$(wildcard benchmarks/*.py)); do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+# hours each: they train or quantize with the peers' code, see their docstrings
+LONG := $(addprefix benchmarks/,compression.py detection.py fidelity.py)
+
+bench: $(VENV)/.dev ## the figures of the README; not compression, detection and fidelity, which take hours
+	@for b in $(filter-out $(LONG),$(wildcard benchmarks/*.py)); do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
 proto: $(VENV)/.dev ## regenerate the protobuf code
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --mypy_out=protos --grpc_python_out=protos --mypy_grpc_out=protos $(PROTOS)
