@@ -69,6 +69,7 @@ def _mask(node: AtenNode, scope: Scope) -> str | None:
     mask = given.get("attn_mask")
     if given.get("is_causal"):
         rows, columns = scope.shape(given["query"])[-2], scope.shape(given["key"])[-2]
+        scope.check_size(node, (rows, columns))
         triangle = np.tril(np.ones((rows, columns), np.bool_))
         value = np.where(triangle, 0, -np.inf).astype(np.float32)
         return scope.emitter.initializer(f"{name}/causal", value)
@@ -79,6 +80,18 @@ def _mask(node: AtenNode, scope: Scope) -> str | None:
         return found
     seen, hidden = scope.operand(0.0, name), scope.operand(-np.inf, name)
     return scope.emitter.node("Where", [found, seen, hidden], f"{name}/mask")[0]
+
+
+def _may_hide_rows(node: AtenNode, scope: Scope) -> bool:
+    """Whether a query may see nothing: PyTorch answers zeros, where Softmax answers NaN."""
+    mask = node.arguments.get("attn_mask")
+    if not isinstance(mask, Tensor):
+        return False
+    known = scope.stored.get(mask.name)
+    if known is None or scope.emitter.producer(scope.tensors[mask.name]) is not None:
+        return True  # computed, or stored and then changed in place
+    hidden = known == (False if known.dtype.kind == "b" else -np.inf)
+    return bool(np.all(hidden, axis=-1).any())
 
 
 def _attention(node: AtenNode, scope: Scope) -> tuple[str, ...]:
@@ -100,6 +113,11 @@ def _attention(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     if mask is not None:
         (scores,) = emitter.node("Add", [scores, mask], f"{name}/masked")
     (weights,) = emitter.node("Softmax", [scores], f"{name}/weights", axis=-1)
+    if _may_hide_rows(node, scope):
+        (top,) = emitter.node("ReduceMax", [scores], f"{name}/top", axes=[-1], keepdims=1)
+        (blind,) = emitter.node("Equal", [top, scope.operand(-np.inf, name)], f"{name}/blind")
+        chosen = [blind, scope.operand(0.0, name), weights]
+        (weights,) = emitter.node("Where", chosen, f"{name}/seen")
     return emitter.node("MatMul", [weights, value], name)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from camsdk.compress.importers.aten_scope import Operator, Scope, label, refuse
 from camsdk.compress.importers.pt2_reader import AtenNode
+from camsdk.errors import DataCorrupted
 
 
 def _gelu(node: AtenNode, scope: Scope) -> tuple[str, ...]:
@@ -52,6 +53,7 @@ def _affine(node: AtenNode, scope: Scope, shape: tuple[int, ...]) -> list[str]:
     for key, default in (("weight", 1.0), ("bias", 0.0)):
         value = node.arguments.get(key)
         if value is None:
+            scope.check_size(node, shape)
             full = np.full(shape, default, np.float32)
             found.append(scope.emitter.initializer(f"{name}.{key}", full))
         else:
@@ -62,6 +64,9 @@ def _affine(node: AtenNode, scope: Scope, shape: tuple[int, ...]) -> list[str]:
 def _layer_norm(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     given, name = node.arguments, label(node)
     shape = tuple(given["normalized_shape"])
+    whole = scope.shape(given["input"])
+    if not shape or shape != whole[-len(shape) :]:
+        raise DataCorrupted(f"{name!r} ({node.target}) normalizes {shape} of a tensor {whole}")
     inputs = [scope.operand(given["input"], name), *_affine(node, scope, shape)]
     settings: dict[str, Any] = {"axis": -len(shape), "epsilon": float(given.get("eps", 1e-5))}
     return scope.emitter.node("LayerNormalization", inputs, name, **settings)
@@ -74,6 +79,7 @@ def _group_norm(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     x = scope.operand(given["input"], name)
     folded = scope.ints(f"{name}/groups", [shape[0], groups, -1])
     rows = emitter.node("Reshape", [x, folded], f"{name}/folded")
+    scope.check_size(node, (groups, 2))
     unit = [
         emitter.initializer(f"{name}/{title}", np.full(groups, value, np.float32))
         for title, value in (("one", 1.0), ("zero", 0.0))

@@ -7,8 +7,6 @@ import numpy as np
 
 from camsdk.compress.importers.aten_scope import Operator, Scope, label
 from camsdk.compress.importers.pt2_reader import AtenNode
-from camsdk.compress.importers.runnable import MAX_VECTOR_ELEMENTS
-from camsdk.errors import ResourceExhausted
 
 
 def _full(node: AtenNode, scope: Scope) -> tuple[str, ...]:
@@ -24,11 +22,7 @@ def _full(node: AtenNode, scope: Scope) -> tuple[str, ...]:
 
 def _vector(node: AtenNode, scope: Scope) -> int:
     (count,) = scope.shapes[node.outputs[0]]
-    if count > MAX_VECTOR_ELEMENTS:
-        raise ResourceExhausted(
-            f"{label(node)!r} would have {count} elements",
-            f"at most {MAX_VECTOR_ELEMENTS} are taken",
-        )
+    scope.check_size(node, (count,))
     return count
 
 

@@ -30,6 +30,8 @@ def _cut(x: str, axis: int, start: int, end: int, name: str, scope: Scope, step:
 def _reshape(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     """Everything that only changes the shape, which the program states."""
     name, shape = label(node), scope.shapes[node.outputs[0]]
+    if node.target == "view.dtype":
+        raise refuse(node, "reads the bytes of numbers as another element type")
     first = scope.operand(node.arguments["self"], name)
     if node.target.startswith("flatten") and len(shape) == 2 and shape[0] == 1:
         return scope.emitter.node("Flatten", [first], name, axis=1)
@@ -245,6 +247,7 @@ def _unfold(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     shape = scope.shape(given["self"])
     axis = given["dimension"] % len(shape)
     count = scope.shapes[node.outputs[0]][axis]
+    scope.check_size(node, (count, given["size"]))
     places = given["step"] * np.arange(count)[:, None] + np.arange(given["size"])
     index = scope.emitter.initializer(f"{name}/places", places.astype(np.int64))
     x = scope.operand(given["self"], name)
@@ -267,6 +270,7 @@ def _columns(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     axis = len(lead) + 1
     for kernel, dilation, pad, stride, length in zip(*settings.values(), (h, w), strict=True):
         count = (length + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+        scope.check_size(node, (kernel, count))
         places = dilation * np.arange(kernel)[:, None] + stride * np.arange(count)
         index = emitter.initializer(f"{name}/places", places.astype(np.int64))
         (x,) = emitter.node("Gather", [x, index], f"{name}/windows", axis=axis)

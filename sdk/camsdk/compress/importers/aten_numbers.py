@@ -173,6 +173,36 @@ def _threshold(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     return scope.emitter.node("Where", [above[0], x, scope.operand(given["value"], name)], name)
 
 
+def _log1p(node: AtenNode, scope: Scope) -> tuple[str, ...]:
+    """Near 0, log(u) + (x - (u - 1)) / u, where u is 1 + x as rounded.
+
+    The second term is what rounding took, log((1 + x) / u), to first order. Elsewhere log(u) alone
+    is exact enough, and has its limits at -1 and infinity, where the term would be NaN.
+    """
+    name, x, emitter = label(node), first_of(node, scope), scope.emitter
+    one, near = scope.operand(1.0, name), scope.operand(0.5, name)
+
+    def step(op: str, *inputs: str, title: str) -> str:
+        return emitter.node(op, list(inputs), f"{name}/{title}")[0]
+
+    moved = step("Add", x, one, title="moved")
+    plain = step("Log", moved, title="log")
+    lost = step("Sub", x, step("Sub", moved, one, title="kept"), title="lost")
+    exact = step("Add", plain, step("Div", lost, moved, title="rest"), title="exact")
+    is_near = step("Less", step("Abs", x, title="size"), near, title="near")
+    return emitter.node("Where", [is_near, exact, plain], name)
+
+
+def _expm1(node: AtenNode, scope: Scope) -> tuple[str, ...]:
+    """tanh(x / 2) (exp(x) + 1), which subtracts nothing that is nearly equal."""
+    name, x, emitter = label(node), first_of(node, scope), scope.emitter
+    half = emitter.node("Mul", [x, scope.operand(0.5, name)], f"{name}/half")
+    curve = emitter.node("Tanh", half, f"{name}/tanh")
+    power = emitter.node("Exp", [x], f"{name}/exp")
+    sum_ = emitter.node("Add", [power[0], scope.operand(1.0, name)], f"{name}/sum")
+    return emitter.node("Mul", [curve[0], sum_[0]], name)
+
+
 def _addc(op: str) -> Operator:
     """self + value * (tensor1 op tensor2)."""
 
@@ -256,8 +286,8 @@ NUMBERS: Final[Mapping[str, Operator]] = {
     "rsqrt": _chain(("Sqrt", None), ("Reciprocal", None)),
     "square": _chain(("Pow", 2.0)),
     "log_sigmoid": _chain(("Neg", None), ("Softplus", None), ("Neg", None)),
-    "log1p": _chain(("Add", 1.0), ("Log", None)),
-    "expm1": _chain(("Exp", None), ("Sub", 1.0)),
+    "log1p": _log1p,
+    "expm1": _expm1,
     "log2": _chain(("Log", None), ("Mul", 1 / math.log(2))),
     "log10": _chain(("Log", None), ("Mul", 1 / math.log(10))),
     **dict.fromkeys(("clamp", "clip", "clamp_min", "clamp_max", "hardtanh", "relu6"), _clamp),

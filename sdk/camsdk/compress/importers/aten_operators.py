@@ -57,6 +57,7 @@ def _batch_norm(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     if given.get("training") or given.get("running_mean") is None:
         raise refuse(node, "is in training mode, call module.eval() before the export")
     channels = scope.shape(given["running_mean"])
+    scope.check_size(node, channels)
     default = {"weight": np.ones(channels, np.float32), "bias": np.zeros(channels, np.float32)}
     inputs = [scope.operand(given["input"], name)]
     for key in ("weight", "bias"):
@@ -153,14 +154,15 @@ _BY_OPERATOR: Final[Mapping[str, Operator]] = {
 }
 
 _SAME_MEMORY: Final = (
-    frozenset(LAYOUTS)
+    (frozenset(LAYOUTS) | {"meshgrid"})
     - {"cat", "concat", "concatenate", "hstack", "stack"}
     - {
         *("repeat", "tile", "repeat_interleave", "flip", "roll", "pad", "constant_pad_nd", "clone"),
         *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "_to_copy"),
     }
 )
-"""Operators whose result may share the memory of their first argument."""
+"""Operators whose results may share the memory of their first argument, or each of its own where
+the first argument is a list."""
 
 
 def operator_of(node: AtenNode) -> Operator:

@@ -1,15 +1,21 @@
 """What the functions that convert ATen operators share."""
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from onnx.helper import np_dtype_to_tensor_dtype
 
 from camsdk.compress.importers.onnx_emitter import Array, Emitter
-from camsdk.compress.importers.pt2_reader import AtenNode, Tensor
-from camsdk.errors import UnsupportedModel
+from camsdk.compress.importers.pt2_reader import OTHER_WAYS, AtenNode, Tensor
+from camsdk.compress.importers.runnable import MAX_VECTOR_ELEMENTS
+from camsdk.errors import ResourceExhausted, UnsupportedModel
+
+MAX_MADE_ELEMENTS: Final = 1 << 26
+"""Of all constants together that a program does not hold but names the size of."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,7 @@ class Scope:
         shapes: Of every tensor of the program.
         types: Element type of every tensor; all floating types are float32 here.
         stored: Values of the weights, by their name in the program.
+        made: How many elements ``check_size`` let through so far.
     """
 
     emitter: Emitter
@@ -28,6 +35,23 @@ class Scope:
     shapes: Mapping[str, tuple[int, ...]]
     types: Mapping[str, np.dtype[Any]]
     stored: Mapping[str, Array]
+    made: Counter[str] = field(default_factory=Counter)
+
+    def check_size(self, node: AtenNode, shape: Sequence[int]) -> None:
+        """Called before a constant is made whose size the file says: few bytes may ask for much.
+
+        Raises:
+            ResourceExhausted: It, or all such constants of the program, would be too large.
+        """
+        count = math.prod(max(1, abs(length)) for length in shape)  # lengths of 0 and below too
+        self.made["elements"] += count
+        if count > MAX_VECTOR_ELEMENTS or self.made["elements"] > MAX_MADE_ELEMENTS:
+            raise ResourceExhausted(
+                f"{label(node)!r} ({node.target}) asks for a constant of {count} elements, after "
+                f"{self.made['elements'] - count} in others",
+                f"at most {MAX_VECTOR_ELEMENTS} are made for one layer and {MAX_MADE_ELEMENTS} for "
+                "all: export the model for a smaller input",
+            )
 
     def operand(self, value: Any, label: str) -> str:
         """The ONNX tensor of an argument; numbers become float32 scalars."""
@@ -74,7 +98,8 @@ def label(node: AtenNode) -> str:
 
 
 def refuse(node: AtenNode, what: str) -> UnsupportedModel:
-    return UnsupportedModel(f"{label(node)!r} ({node.target}) {what}")
+    """The error of a call that its operator's function does not take."""
+    return UnsupportedModel(f"{label(node)!r} ({node.target}, {node.place}) {what}", OTHER_WAYS)
 
 
 def common_type(left: Any, right: Any, scope: Scope) -> np.dtype[Any]:

@@ -24,6 +24,13 @@ from camsdk.errors import DataCorrupted, InvalidInput, NotFound, ResourceExhaust
 
 HINT: Final = "save it with torch.export.save(torch.export.export(module.eval(), example), path)"
 
+OTHER_WAYS: Final = (
+    "export to ONNX and import that: torch.onnx.export(model.eval(), (example,), 'model.onnx');"
+    " or leave this step out of forward(), such as what follows the network's outputs;"
+    " or write it with operators that are imported"
+)
+"""What to do about an operator that is not imported."""
+
 MAX_JSON_BYTES: Final = 64 << 20
 MAX_NODES: Final = 100_000
 
@@ -303,10 +310,7 @@ def unknown_operator(target: str, layer: str, place: str) -> UnsupportedModel:
         place: See ``AtenNode``.
     """
     return UnsupportedModel(
-        f"operator {target!r} of layer {layer!r} ({place}) cannot be imported",
-        "export to ONNX and import that: torch.onnx.export(model.eval(), (example,), 'model.onnx');"
-        " or leave this step out of forward(), such as what follows the network's outputs;"
-        " or write it with operators that are imported",
+        f"operator {target!r} of layer {layer!r} ({place}) cannot be imported", OTHER_WAYS
     )
 
 

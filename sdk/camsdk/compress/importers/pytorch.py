@@ -152,6 +152,9 @@ class _Memory:
                 keep its old values.
         """
         first = next(iter(node.arguments.values()), None)
+        if isinstance(first, list) and shares_memory(node):
+            for tensor, output in zip(first, node.outputs, strict=False):
+                self._share(tensor, (output,))
         if not isinstance(first, Tensor):
             return None
         sharing = self._sharing.setdefault(first.name, {first.name})
@@ -166,9 +169,13 @@ class _Memory:
                     "write the step without changing a tensor in place, such as relu for relu_",
                 )
         if shares_memory(node):
-            sharing.update(node.outputs)
-            self._sharing.update(dict.fromkeys(node.outputs, sharing))
+            self._share(first, node.outputs)
         return first.name if is_in_place(node) else None
+
+    def _share(self, tensor: Tensor, outputs: tuple[str, ...]) -> None:
+        sharing = self._sharing.setdefault(tensor.name, {tensor.name})
+        sharing.update(outputs)
+        self._sharing.update(dict.fromkeys(outputs, sharing))
 
 
 def _tensors(node: AtenNode) -> Iterator[Tensor]:

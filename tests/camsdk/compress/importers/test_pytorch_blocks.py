@@ -284,8 +284,71 @@ def test_a_tensor_that_others_share_is_not_changed_silently() -> None:
         (lambda m, x: x[torch.tensor([0, 1]), :, torch.tensor([1, 0])], "side by side"),
         (lambda m, x: functional.adaptive_avg_pool2d(x, 99), "does not divide"),
         (lambda m, x: x.int() & 3, "bits of numbers"),
+        (lambda m, x: x.view(torch.int32), r"view.dtype, node 0 .*bytes of numbers"),
     ],
 )
 def test_refusals_say_why(function: Callable[..., Any], match: str) -> None:
-    with pytest.raises(UnsupportedModel, match=match):
+    with pytest.raises(UnsupportedModel, match=match) as refused:
         import_pytorch(Of(function), {"x": (2, 100, 100)})
+    assert refused.value.hint
+
+
+def test_grids_share_the_memory_of_their_lines() -> None:
+    def grid(m: Any, x: Tensor) -> tuple[Tensor, ...]:
+        first, second = x[0] * 1, x[1] * 1
+        columns, rows = torch.meshgrid(first, second, indexing="ij")
+        second.mul_(2)
+        return columns, rows
+
+    with pytest.raises(UnsupportedModel, match=r"mul_.*changes a view"):
+        import_pytorch(Of(grid), {"x": (2, 3)})
+    agree(
+        Of(lambda m, x: (y := x[0] * 1, torch.meshgrid(y, x[1], indexing="ij")[1], y.mul_(2))[1:]),
+        (2, 3),
+    )
+
+
+HIDDEN = torch.tensor([[True, False, True], [False, False, False], [True, True, True]])
+
+
+def test_queries_that_see_nothing_answer_zeros() -> None:
+    """Of masks that the program holds, that it computes, of truths and of numbers."""
+
+    def attend(m: Any, x: Tensor) -> tuple[Tensor, ...]:
+        numbers = torch.zeros(3, 3).masked_fill(~m.hidden, -torch.inf)
+        masks = (m.hidden, numbers, m.numbers, m.hidden & (x[0] > -9), m.hidden[:2].any(0)[None])
+        return tuple(
+            functional.scaled_dot_product_attention(x, x * 2, x + 1, attn_mask=mask)
+            for mask in masks
+        )
+
+    module = Of(attend)
+    module.register_buffer("hidden", HIDDEN)
+    module.register_buffer("numbers", torch.where(HIDDEN, 0.5, -torch.inf))
+    agree(module, (2, 3, 3))
+
+
+def test_a_mask_of_which_every_query_sees_something_costs_nothing() -> None:
+    module = Of(lambda m, x: functional.scaled_dot_product_attention(x, x, x, attn_mask=m.hidden))
+    module.register_buffer("hidden", HIDDEN[[0, 2, 0]])
+    model = import_pytorch(module, {"x": (1, 3, 2)})
+    assert "ReduceMax" not in {node.op_type for node in model.graph.node}
+
+
+def test_logarithms_and_powers_near_their_zeros() -> None:
+    numbers = np.array(
+        [0, 1e-10, -1e-10, 1e-6, -1e-6, 3e-4, -0.01, 0.3, -0.49, -0.51, 0.6, 7, 80, -0.999, -1],
+        np.float32,
+    )
+    model = import_pytorch(
+        Of(lambda m, x: (x.log1p(), x.expm1(), (x * 1e38 * 10).log1p())), {"x": numbers.shape}
+    )
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    logarithm, power, far = session.run(None, {"x": numbers})
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(logarithm, np.log1p(numbers.astype(np.float64)), rtol=2e-6)
+    np.testing.assert_allclose(power, np.expm1(numbers.astype(np.float64)), rtol=2e-6)
+    assert far[12] == np.inf
+    assert np.isnan(far[-1])
