@@ -1,6 +1,7 @@
 """``camctl model compress|evaluate``: from a float artifact to a small one that agrees with it."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -274,7 +275,7 @@ def evaluate(
     count = evaluation or DEFAULT_EVALUATION
     footage, split = choose_frames(footage, calibration=0, evaluation=count)
     output = Output(is_json=is_json)
-    _note_skipped(output, footage)
+    _note_left_out(output, footage, truth.manifest.classes)
     with bar(output, "evaluating") as on_progress:
         agreement = agreements.evaluate(
             truth,
@@ -301,13 +302,17 @@ def _chosen(
         calibration=wishes.calibration or DEFAULT_CALIBRATION,
         evaluation=wishes.evaluation or DEFAULT_EVALUATION,
     )
-    _note_skipped(output, footage)
+    _note_left_out(output, footage, source.manifest.classes)
     return footage, split
 
 
-def _note_skipped(output: Output, footage: "Footage") -> None:
+def _note_left_out(output: Output, footage: "Footage", classes: Sequence[str]) -> None:
     if footage.skipped:
         output.note(f"warning: {footage.told_skipped}")
+    if names := footage.ambiguous(classes):
+        output.note(
+            f"warning: pictures in {', '.join(names)} have no label: several classes have that name"
+        )
 
 
 def _profile(draft: "Draft", wishes: Wishes) -> "DeviceProfile | Path":

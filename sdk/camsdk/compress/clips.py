@@ -38,22 +38,77 @@ def split_clip(frame_count: int, *, calibration: int = 24, evaluation: int = 50)
     Raises:
         InvalidInput: The clip is too short.
     """
-    third, half = frame_count // 3, frame_count // 2
-    if third < calibration or frame_count - half < evaluation:
+    return split_groups([range(frame_count)], calibration=calibration, evaluation=evaluation)
+
+
+def split_groups(
+    groups: Sequence[Sequence[int]], *, calibration: int = 24, evaluation: int = 50
+) -> ClipSplit:
+    """Choose frames as of a clip, from the thirds, gaps and halves of each group.
+
+    Every group that has frames for a purpose serves it with one at least, as long as there are as
+    many frames to choose; what is left goes by the groups' sizes.
+
+    Args:
+        groups: Frame indices of each, such as those of a class, ascending.
+
+    Raises:
+        InvalidInput: They are too few.
+    """
+    thirds = [group[: len(group) // 3] for group in groups]
+    gaps = [group[len(group) // 3 : len(group) // 2] for group in groups]
+    halves = [group[len(group) // 2 :] for group in groups]
+    third, gap, half = (sum(map(len, parts)) for parts in (thirds, gaps, halves))
+    if third < calibration or half < evaluation:
+        of_each = " of each class" if len(groups) > 1 else ""
         raise InvalidInput(
-            f"{frame_count} frames are too few: the first third, {third}, has to hold "
-            f"{calibration} to calibrate on, and the second half, {frame_count - half}, "
+            f"{third + gap + half} frames are too few: the first third{of_each}, {third}, has to "
+            f"hold {calibration} to calibrate on, and the second half{of_each}, {half}, "
             f"{evaluation} to evaluate on",
-            f"give more, or --calibration up to {third} and --evaluation up to "
-            f"{frame_count - half}",
+            f"give more, or --calibration up to {third} and --evaluation up to {half}",
         )
-    gap = half - third
-    choice = min(_CHOICE, gap)
     return ClipSplit(
-        tuple(index * third // calibration for index in range(calibration)),
-        tuple(half + i * (frame_count - half) // evaluation for i in range(evaluation)),
-        tuple(third + (2 * i + 1) * gap // (2 * choice) for i in range(choice)),
+        _spaced(thirds, calibration),
+        _spaced(halves, evaluation),
+        _spaced(gaps, min(_CHOICE, gap), 1),
     )
+
+
+def _spaced(parts: Sequence[Sequence[int]], count: int, offset: int = 0) -> tuple[int, ...]:
+    """``count`` entries at equal distances inside each part, ascending.
+
+    Args:
+        offset: Of the first from the part's start, in half distances.
+    """
+    return tuple(
+        sorted(
+            part[(2 * index + offset) * len(part) // (2 * share)]
+            for part, share in zip(parts, _shares([*map(len, parts)], count), strict=True)
+            for index in range(share)
+        )
+    )
+
+
+def _shares(sizes: Sequence[int], count: int) -> list[int]:
+    """How many of ``count`` each part gives: one each, the rest by size (largest remainder).
+
+    If there are more parts than that, evenly spaced ones give one.
+    """
+    shares = [0] * len(sizes)
+    held = [place for place, size in enumerate(sizes) if size]
+    if count < len(held):
+        for index in range(count):
+            shares[held[index * len(held) // count]] = 1
+        return shares
+    rest, more = count - len(held), sum(sizes) - len(held)
+    remainders: dict[int, int] = {}
+    for place in held:
+        whole, remainders[place] = divmod((sizes[place] - 1) * rest, max(more, 1))
+        shares[place] = 1 + whole
+    by_remainder = sorted(held, key=lambda place: -remainders[place])
+    for place in by_remainder[: count - sum(shares)]:
+        shares[place] += 1
+    return shares
 
 
 def count_frames(path: Path) -> int:

@@ -4,10 +4,11 @@ A folder is read in the order of its file names, so the same folder gives the sa
 that are neither pictures nor recordings by their suffix are left alone; one that is and cannot be
 read is skipped and told of. Of pictures only those that are chosen are looked into.
 
-Pictures in folders that are named like a classifier's classes are labelled. Such folders are read
-in turn, so that each part of the whole holds every class.
+Pictures in folders that are named like a classifier's classes are labelled. Of such folders each
+class is split on its own, so that every class is calibrated, chosen and evaluated on.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from camsdk.compress.clips import ClipSplit, count_frames, read_frames, split_clip
+from camsdk.compress.clips import ClipSplit, count_frames, read_frames, split_groups
 from camsdk.errors import InvalidInput, NotFound, SourceError
 from camsdk.vision.frames import Frame
 
@@ -24,6 +25,9 @@ RECORDINGS: Final = frozenset((".avi", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".
 
 _NAMED: Final = 3
 """Of the files that were skipped, by name."""
+
+_SPLIT: Final = 3
+"""Frames of a class that can be split; with fewer its first third is empty."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,28 @@ class Footage:
         )
 
     def labels(self, classes: Sequence[str]) -> dict[int, int]:
-        """Class ids by frame, of the frames in a folder that is named like a class."""
+        """Class ids by frame, of the frames in a folder that is named like one class."""
         ids = {name: index for index, name in enumerate(classes)}
+        for name in self.ambiguous(classes):
+            del ids[name]
         of_frames = np.repeat(self.folders, self.counts) if self.folders else ()
         return {index: ids[folder] for index, folder in enumerate(of_frames) if folder in ids}
+
+    def ambiguous(self, classes: Sequence[str]) -> list[str]:
+        """Folders that are named like more than one class, hence label nothing."""
+        named = Counter(classes)
+        return sorted(folder for folder in set(self.folders) if named[folder] > 1)
+
+    def groups(self) -> list[Sequence[int]]:
+        """Frames of each labelling folder's name; one group are those without, or of few frames."""
+        if not self.folders:
+            return [range(len(self))]
+        of_frames = np.repeat(self.folders, self.counts).tolist()
+        sizes = Counter(of_frames)
+        groups: dict[str, list[int]] = defaultdict(list)
+        for index, folder in enumerate(of_frames):
+            groups[folder if sizes[folder] >= _SPLIT else ""].append(index)
+        return list(groups.values())
 
     def read(self, indices: Sequence[int]) -> Iterator[Frame]:
         """Decode chosen frames in ascending order; each frame's ``index`` is its number here.
@@ -121,11 +143,6 @@ def open_footage(path: Path, classes: Collection[str] = ()) -> Footage:
             f"put files there that end in {', '.join(sorted(PICTURES | RECORDINGS))}",
         )
     folders = [_label(file, path, classes) for file in files]
-    if any(folders):
-        turns = {folder: iter(range(len(files))) for folder in folders}
-        places = [(next(turns[folder]), folder) for folder in folders]
-        order = sorted(range(len(files)), key=lambda index: places[index])
-        files, folders = [files[index] for index in order], [folders[index] for index in order]
     counts = [1 if file.suffix.lower() in PICTURES else _frames_in(file) for file in files]
     damaged = {file for file, count in zip(files, counts, strict=True) if not count}
     return Footage(tuple(files), tuple(counts), tuple(folders)).without(damaged)
@@ -134,7 +151,7 @@ def open_footage(path: Path, classes: Collection[str] = ()) -> Footage:
 def choose_frames(
     footage: Footage, *, calibration: int = 24, evaluation: int = 50
 ) -> tuple[Footage, ClipSplit]:
-    """Which frames serve what (``clips.split_clip``), of the files that can be read.
+    """Which frames serve what (``clips.split_groups``), of the files that can be read.
 
     Returns:
         The footage without the pictures that were chosen and cannot be read; the frames in it.
@@ -145,7 +162,7 @@ def choose_frames(
     readable: set[Path] = set()
     while True:
         try:
-            split = split_clip(len(footage), calibration=calibration, evaluation=evaluation)
+            split = split_groups(footage.groups(), calibration=calibration, evaluation=evaluation)
         except InvalidInput as error:
             if not footage.skipped:
                 raise

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from camsdk.compress.clips import count_frames, read_frames, split_clip
+from camsdk.compress.clips import count_frames, read_frames, split_clip, split_groups
 from camsdk.errors import InvalidInput, SourceError
 from support.clips import still, write_video
 
@@ -53,3 +53,26 @@ def test_no_frame_serves_both(count: int, calibration: int, evaluation: int) -> 
     if calibration and evaluation:
         assert min(split.evaluation) - max(split.calibration) >= count // 6
         assert max(split.evaluation) < count
+
+
+@given(st.integers(1, 3000), st.integers(0, 60), st.integers(0, 60))
+def test_frames_of_a_recording_lie_at_equal_distances(count: int, fit: int, judge: int) -> None:
+    third, half = count // 3, count // 2
+    assume(third >= fit and count - half >= judge)
+    split = split_clip(count, calibration=fit, evaluation=judge)
+    gap, choice = half - third, min(20, half - third)
+    assert split.calibration == tuple(i * third // fit for i in range(fit))
+    assert split.evaluation == tuple(half + i * (count - half) // judge for i in range(judge))
+    assert split.choice == tuple(third + (2 * i + 1) * gap // (2 * choice) for i in range(choice))
+
+
+@given(st.lists(st.integers(0, 90), min_size=1, max_size=40), st.integers(0, 60))
+def test_groups_give_what_was_asked_for_and_none_is_forgotten(sizes: list[int], count: int) -> None:
+    ends = [sum(sizes[: place + 1]) for place in range(len(sizes))]
+    groups = [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    assume(sum(size // 3 for size in sizes) >= count)
+    split = split_groups(groups, calibration=count, evaluation=0)
+    assert len(set(split.calibration)) == len(split.calibration) == count
+    held = [group for group in groups if len(group) >= 3]
+    served = [group for group in held if set(group[: len(group) // 3]) & set(split.calibration)]
+    assert len(served) == min(count, len(held))

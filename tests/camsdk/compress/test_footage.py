@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from camsdk.compress.footage import choose_frames, open_footage
+from camsdk.compress.clips import split_clip
+from camsdk.compress.footage import Footage, choose_frames, open_footage
 from camsdk.errors import InvalidInput, NotFound, SourceError
 
 
@@ -78,4 +79,65 @@ def test_labels_stay_with_their_pictures(tmp_path: Path) -> None:
         picture(tmp_path / name, 100)
     footage = open_footage(tmp_path, ("a", "b"))
     left = footage.without({tmp_path / "a/1.png"})
-    assert left.labels(("a", "b")) == {0: 1, 1: 0, 2: 1}
+    assert left.labels(("a", "b")) == {0: 0, 1: 1, 2: 1}
+
+
+def test_the_nearest_folder_labels_and_a_name_of_two_classes_labels_nothing(tmp_path: Path) -> None:
+    for name in ("a/b/1.png", "a/c/2.png", "crane/3.png", "a/crane/4.png", "none/5.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(tmp_path / name, 100)
+    classes = ("crane", "a", "b", "crane")
+    footage = open_footage(tmp_path, classes)
+    labelled = {footage.files[index].name: id_ for index, id_ in footage.labels(classes).items()}
+    assert labelled == {"1.png": 2, "2.png": 1}
+    assert footage.ambiguous(classes) == ["crane"]
+    assert footage.ambiguous(("a", "b", "x", "x")) == []
+
+
+def labelled(**sizes: int) -> Footage:
+    """Pictures of classes, which are not looked into."""
+    folders = tuple(name for name, size in sizes.items() for _ in range(size))
+    files = tuple(Path(f"{name}.avi") for name in folders)  # opened only as pictures
+    return Footage(files, (1,) * len(files), folders)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"a": 96, "b": 96},
+        {"a": 100, "b": 100},
+        {f"c{index}": 20 for index in range(10)},
+        {"rare": 20, "often": 400},
+        {"often": 400, "rare": 6},
+    ],
+)
+def test_every_class_serves_every_purpose_from_its_own_parts(sizes: dict[str, int]) -> None:
+    footage, split = choose_frames(labelled(**sizes))
+    assert (len(split.calibration), len(split.choice), len(split.evaluation)) == (24, 20, 50) or (
+        max(sizes.values()) < 24
+    )
+    start = 0
+    for name, size in sizes.items():
+        bounds = (0, size // 3), (size // 3, size // 2), (size // 2, size)
+        parts = (split.calibration, split.choice, split.evaluation)
+        for part, (first, end) in zip(parts, bounds, strict=True):
+            own = [index - start for index in part if footage.folders[index] == name]
+            assert own
+            assert all(first <= index < end for index in own)
+            share = len(part) * size / len(footage)
+            assert abs(len(own) - max(share, 1)) < 1.6
+        start += size
+
+
+def test_chosen_pictures_of_two_classes_by_hand() -> None:
+    _, split = choose_frames(labelled(a=12, b=12), calibration=4, evaluation=4)
+    assert split.calibration == (0, 2, 12, 14)  # of 0-3 and 12-15
+    assert split.choice == (4, 5, 16, 17)
+    assert split.evaluation == (6, 9, 18, 21)
+
+
+def test_classes_of_too_few_pictures_are_split_together() -> None:
+    footage = labelled(**{f"c{index}": 1 for index in range(200)})
+    assert choose_frames(footage)[1] == split_clip(200)
+    with pytest.raises(InvalidInput, match="first third of each class, 8,"):
+        choose_frames(labelled(a=12, b=12), calibration=9, evaluation=4)
