@@ -4,7 +4,7 @@ import json
 import stat
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,57 @@ def _onnx_external(place: str) -> Callable[[Foreign], object]:
     return damage
 
 
+def _onnx_nodes(*nodes: onnx.NodeProto) -> Callable[[Foreign], object]:
+    """The graph is these, which make ``y`` of ``x``."""
+
+    def damage(model: Foreign) -> None:
+        given = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 8, 8))
+        made = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+        stored = [
+            numpy_helper.from_array(np.array(6000), "rounds"),
+            numpy_helper.from_array(np.array(True), "go"),
+        ]
+        graph = helper.make_graph(list(nodes), "g", [given], [made], stored)
+        opsets = [helper.make_opsetid("", 17)]
+        whole = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+        model.files[0].write_bytes(whole.SerializeToString())
+
+    return damage
+
+
+def _onnx_loop(*nodes: onnx.NodeProto) -> Callable[[Foreign], object]:
+    """6000 rounds of these, which make ``after`` of ``held``."""
+    number = helper.make_tensor_value_info("i", TensorProto.INT64, ())
+    goes = helper.make_tensor_value_info("goes", TensorProto.BOOL, ())
+    held, after = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 3, 8, 8))
+        for name in ("held", "after")
+    )
+    body = helper.make_graph(list(nodes), "body", [number, goes, held], [goes, after])
+    return _onnx_nodes(helper.make_node("Loop", ["rounds", "go", "x"], ["y"], "odd", body=body))
+
+
+def _onnx_sequence(model: Foreign) -> None:
+    """A list of 300,000 tensors that is copied 6000 times."""
+    nodes = [helper.make_node("SequenceConstruct", ["x"] * 300_000, ["s0"])]
+    for index in range(6000):
+        inputs, outputs = [f"s{index}", "x"], [f"s{index + 1}"]
+        nodes.append(helper.make_node("SequenceInsert", inputs, outputs))
+    nodes.append(helper.make_node("ConcatFromSequence", ["s6000"], ["y"], axis=0))
+    _onnx_nodes(*nodes)(model)
+
+
+def _long_text() -> onnx.NodeProto:
+    node = helper.make_node("Relu", ["held"], ["after"])
+    node.doc_string = "x" * (1 << 20)
+    return node
+
+
+def _long_name() -> Sequence[onnx.NodeProto]:
+    name = "x" * (1 << 20)
+    return helper.make_node("Relu", ["held"], [name]), helper.make_node("Relu", [name], ["after"])
+
+
 def _rename_onnx(graph: onnx.GraphProto) -> None:
     node = next(node for node in graph.node if node.op_type == "Relu")
     node.op_type, node.name = "Rolu", "my/layer"
@@ -119,6 +170,9 @@ ONNX = [
     Case("onnx", "Resize", _onnx_node("Resize", "x", "", "scales"), ["'made'"]),
     Case("onnx", "Range", _onnx_node("Range", "zero", "end", "one"), ["'made'"]),
     Case("onnx", "Reshape", _onnx_node("Reshape", "x", "huge"), []),
+    Case("onnx", "loop of a long text", _onnx_loop(_long_text()), ["copy more than 64 MiB"]),
+    Case("onnx", "loop of a long name", _onnx_loop(*_long_name()), ["copy more than 64 MiB"]),
+    Case("onnx", "long sequence", _onnx_sequence, ["copy more than 64 MiB"]),
     Case("onnx", "cycle", _onnx(_onnx_cycle), ["reads"]),
     Case("onnx", "nested graphs", _onnx_nested, []),
     *(

@@ -6,7 +6,9 @@ of known rounds that many copies of its body, and a sequence the tensors that it
 on the values of a picture is refused.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +20,14 @@ from camsdk.errors import ResourceExhausted, UnsupportedModel
 
 MAX_STEPS: Final = 20_000
 """Nodes and rounds that all branches and loops may become together."""
+
+MAX_COPIED_BYTES: Final = 64 << 20
+"""Of nodes that are repeated, of names, and of lists of names."""
+
+_PLACE_BYTES: Final = 8
+"""Of one entry in a list."""
+
+_HINT: Final = "export the model for one fixed input, traced"
 
 _AXES_ARE_INPUTS: Final = 13
 """From this opset on Unsqueeze and Split take their numbers as inputs."""
@@ -35,14 +45,15 @@ def inline(graph: onnx.GraphProto, opset: int) -> None:
     Raises:
         UnsupportedModel: A condition, a count or a place in a sequence is computed from the input;
             names the node.
-        ResourceExhausted: It would become more than ``MAX_STEPS`` nodes.
+        ResourceExhausted: It would become more than ``MAX_STEPS`` nodes, or ``MAX_COPIED_BYTES``.
     """
     if not any(node.op_type in _HANDLED for node in graph.node):
         return
     walk = _Walk(graph, opset)
     names: Names = {}
     for node in graph.node:
-        walk.take(_renamed(node, names), names)
+        inputs = [names.get(name, name) for name in node.input]
+        walk.take(_Named(node, inputs, list(node.output)), names)
     made = {name for node in walk.nodes for name in node.output}
     for info in graph.output:
         if info.name in names and info.name not in made:
@@ -73,30 +84,43 @@ def constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
     return None
 
 
-def _renamed(node: onnx.NodeProto, names: Names) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    copy.input[:] = [names.get(name, name) for name in node.input]
-    return copy
+@dataclass(frozen=True)
+class _Named:
+    """A node under its names in the graph, not copied: its subgraphs may be large.
+
+    Attributes:
+        written: As it is in the file.
+        input, output: Final names.
+    """
+
+    written: onnx.NodeProto
+    input: list[str]
+    output: list[str]
+
+    @property
+    def op_type(self) -> str:
+        return self.written.op_type
+
+    @property
+    def name(self) -> str:
+        return self.written.name
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((int(item.i) for item in node.attribute if item.name == name), default)
+def _attribute(node: _Named, name: str, default: int) -> int:
+    found = (int(item.i) for item in node.written.attribute if item.name == name)
+    return next(found, default)
 
 
-def _subgraph(node: onnx.NodeProto, name: str) -> onnx.GraphProto:
-    for item in node.attribute:
+def _subgraph(node: _Named, name: str) -> onnx.GraphProto:
+    for item in node.written.attribute:
         if item.name == name:
             return item.g
     raise _refused(node, f"lacks its {name}")
 
 
-def _refused(node: onnx.NodeProto, what: str) -> UnsupportedModel:
+def _refused(node: _Named, what: str) -> UnsupportedModel:
     title = node.name or next(iter(node.output), "")
-    return UnsupportedModel(
-        f"node {title!r} ({node.op_type}) {what}",
-        "export the model for one fixed input, traced",
-    )
+    return UnsupportedModel(f"node {title!r} ({node.op_type}) {what}", _HINT)
 
 
 class _Walk:
@@ -115,9 +139,12 @@ class _Walk:
         self._taken = {name for node in graph.node for name in node.output} | set(self._known)
         self._taken |= {info.name for info in graph.input}
         self._counts: dict[str, int] = {}
+        self._constants: dict[int, tuple[onnx.GraphProto, Names]] = {}
         self._steps = 0
+        self._copied_bytes = 0
+        self._repeating = 0
 
-    def take(self, node: onnx.NodeProto, names: Names) -> None:
+    def take(self, node: _Named, names: Names) -> None:
         """One node whose inputs have their final names; ``names`` learns what stands for what."""
         self._step()
         if node.op_type in _HANDLED:
@@ -129,14 +156,21 @@ class _Walk:
         if listed:
             names[node.output[0]] = listed[0]
             return
-        if node.op_type == "Constant" and (value := constant_of(node)) is not None:
+        if node.op_type == "Constant" and (value := constant_of(node.written)) is not None:
             self._known[node.output[0]] = value
         if node.op_type == "Identity" and node.input[0] in self._known:
             self._known[node.output[0]] = self._known[node.input[0]]
-        self.nodes.append(node)
+        size, names_size = node.written.ByteSize(), sum(map(len, [*node.input, *node.output]))
+        # What is taken once is bounded by the file, but for names that have become longer.
+        self._spend(size + names_size if self._repeating else max(0, names_size - size))
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node.written)
+        copy.input[:], copy.output[:] = node.input, node.output
+        self.nodes.append(copy)
 
     def add(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """A node of our own."""
+        self._spend(sum(map(len, inputs)))
         made = helper.make_node(op, list(inputs), [output], name=f"{output}/{op}", **attributes)
         self.nodes.append(made)
         return output
@@ -144,60 +178,85 @@ class _Walk:
     def _step(self) -> None:
         self._steps += 1
         if self._steps > MAX_STEPS:
-            raise ResourceExhausted(f"branches and loops become more than {MAX_STEPS} nodes")
+            raise ResourceExhausted(f"branches and loops become more than {MAX_STEPS} nodes", _HINT)
+
+    def _spend(self, count: int) -> None:
+        self._copied_bytes += count
+        if self._copied_bytes > MAX_COPIED_BYTES:
+            limit = MAX_COPIED_BYTES >> 20
+            raise ResourceExhausted(f"loops and sequences copy more than {limit} MiB", _HINT)
 
     def _fresh(self, name: str) -> str:
         made = name
         while made in self._taken:
             self._counts[name] = self._counts.get(name, 0) + 1
             made = f"{name}/{self._counts[name]}"
+        self._spend(len(made))
         self._taken.add(made)
         return made
 
     def _stored(self, name: str, value: NDArray[Any]) -> str:
-        name = self._fresh(name)
-        self._known[name] = numpy_helper.from_array(value, name)
-        self._graph.initializer.append(self._known[name])
+        self._spend(value.nbytes)
+        return self._put(name, numpy_helper.from_array(value))
+
+    def _put(self, name: str, tensor: onnx.TensorProto) -> str:
+        """Among the graph's constants, under a name that is free."""
+        copy = self._graph.initializer.add()
+        copy.CopyFrom(tensor)
+        copy.name = name = self._fresh(name)
+        self._known[name] = copy
         return name
 
-    def _number(self, node: onnx.NodeProto, place: int, what: str) -> int | None:
+    def _number(self, node: _Named, place: int, what: str) -> int | None:
         """A known number that the node takes; None if it takes none there."""
         if len(node.input) <= place or not node.input[place]:
             return None
-        tensor = self._known.get(node.input[place])
+        return self._value(node, node.input[place], what)
+
+    def _value(self, node: _Named, name: str, what: str) -> int:
+        tensor = self._known.get(name)
         if tensor is None:
             raise _refused(node, f"has {what} that is computed")
-        value = numpy_helper.to_array(tensor)
-        if value.size != 1:
-            raise _refused(node, f"has {what} of {value.size} values")
-        return int(value.item())
+        if (size := math.prod(tensor.dims)) != 1:
+            raise _refused(node, f"has {what} of {size} values")
+        return int(numpy_helper.to_array(tensor).item())
 
     def _run(self, body: onnx.GraphProto, names: Names, given: Names) -> list[str]:
         """Take all nodes of a subgraph under names of their own; the names of its outputs."""
-        inner = names | given
-        for tensor in body.initializer:
-            copy = onnx.TensorProto()
-            copy.CopyFrom(tensor)
-            copy.name = inner[tensor.name] = self._fresh(tensor.name)
-            self._known[copy.name] = copy
-            self._graph.initializer.append(copy)
+        is_repeat = id(body) in self._constants
+        constants = self._constants_of(body)
+        inner = names | given | constants
+        self._spend(_PLACE_BYTES * len(inner))
+        self._repeating += is_repeat
         for node in body.node:
-            copied = _renamed(node, inner)
-            for place, name in enumerate(node.output):
-                if name:
-                    copied.output[place] = inner[name] = self._fresh(name)
-            self.take(copied, inner)
+            if node.op_type == "Constant" and node.output[0] in constants:
+                continue
+            inputs = [inner.get(name, name) for name in node.input]
+            inner.update({name: self._fresh(name) for name in node.output if name})
+            outputs = [inner[name] if name else name for name in node.output]
+            self.take(_Named(node, inputs, outputs), inner)
             for name in filter(None, node.output):  # a node that vanished has a stand-in
                 inner[name] = inner.get(inner[name], inner[name])
+        self._repeating -= is_repeat
         return [inner.get(info.name, info.name) for info in body.output]
 
-    def branch(self, node: onnx.NodeProto, names: Names) -> None:
+    def _constants_of(self, body: onnx.GraphProto) -> Names:
+        """What a subgraph stores, which enters the graph once however often the subgraph runs."""
+        if id(body) not in self._constants:
+            names = {tensor.name: self._put(tensor.name, tensor) for tensor in body.initializer}
+            for node in body.node:
+                if node.op_type == "Constant" and (value := constant_of(node)) is not None:
+                    names[node.output[0]] = self._put(node.output[0], value)
+            self._constants[id(body)] = body, names  # held, so that its id stays its own
+        return self._constants[id(body)][1]
+
+    def branch(self, node: _Named, names: Names) -> None:
         """``If``."""
         condition = self._number(node, 0, "a condition")
         body = _subgraph(node, "then_branch" if condition else "else_branch")
         names.update(zip(node.output, self._run(body, names, {}), strict=True))
 
-    def loop(self, node: onnx.NodeProto, names: Names) -> None:
+    def loop(self, node: _Named, names: Names) -> None:
         """``Loop``."""
         rounds, goes = self._number(node, 0, "a count"), self._number(node, 1, "a condition")
         body, carried = _subgraph(node, "body"), list(node.input[2:])
@@ -211,11 +270,11 @@ class _Walk:
             goes_on, *made = self._run(
                 body, names, dict(zip(inputs, values + carried, strict=True))
             )
-            if goes_on not in self._known or not numpy_helper.to_array(self._known[goes_on]).all():
-                raise _refused(node, "ends by a condition that is computed")
             carried = made[: len(carried)]
             for row, value in zip(rows, made[len(carried) :], strict=True):
                 row.append(self._unsqueezed(value, 0))
+            if not self._value(node, goes_on, "an end"):
+                break
         names.update(zip(node.output, carried, strict=False))
         for output, row in zip(node.output[len(carried) :], rows, strict=True):
             if not row:
@@ -230,42 +289,46 @@ class _Walk:
         self.nodes.append(node)
         return output
 
-    def _listed(self, node: onnx.NodeProto) -> list[str]:
+    def _hold(self, name: str, tensors: list[str]) -> None:
+        self._spend(_PLACE_BYTES * len(tensors))
+        self._sequences[name] = tensors
+
+    def _listed(self, node: _Named) -> list[str]:
         found = self._sequences.get(node.input[0])
         if found is None:
             raise _refused(node, f"takes {node.input[0]!r}, a sequence that is not known")
         return found
 
-    def construct(self, node: onnx.NodeProto, names: Names) -> None:
+    def construct(self, node: _Named, names: Names) -> None:
         """``SequenceConstruct`` and ``SequenceEmpty``."""
-        self._sequences[node.output[0]] = list(node.input)
+        self._hold(node.output[0], list(node.input))
 
-    def insert(self, node: onnx.NodeProto, names: Names) -> None:
+    def insert(self, node: _Named, names: Names) -> None:
         """``SequenceInsert``."""
         held = list(self._listed(node))
         place = self._number(node, 2, "a place")
         held.insert(len(held) if place is None else place, node.input[1])
-        self._sequences[node.output[0]] = held
+        self._hold(node.output[0], held)
 
-    def at(self, node: onnx.NodeProto, names: Names) -> None:
+    def at(self, node: _Named, names: Names) -> None:
         """``SequenceAt``."""
         held, place = self._listed(node), self._number(node, 1, "a place")
         if place is None or not -len(held) <= place < len(held):
             raise _refused(node, f"takes number {place} of {len(held)} tensors")
         names[node.output[0]] = held[place]
 
-    def length(self, node: onnx.NodeProto, names: Names) -> None:
+    def length(self, node: _Named, names: Names) -> None:
         """``SequenceLength``."""
         names[node.output[0]] = self._stored("length", np.array(len(self._listed(node))))
 
-    def concat(self, node: onnx.NodeProto, names: Names) -> None:
+    def concat(self, node: _Named, names: Names) -> None:
         """``ConcatFromSequence``."""
         held, axis = self._listed(node), _attribute(node, "axis", 0)
         if _attribute(node, "new_axis", 0):
             held = [self._unsqueezed(name, axis) for name in held]
         self.add("Concat", held, node.output[0], axis=axis)
 
-    def split(self, node: onnx.NodeProto, names: Names) -> None:
+    def split(self, node: _Named, names: Names) -> None:
         """``SplitToSequence`` by known lengths."""
         tensor = self._known.get(node.input[1]) if len(node.input) > 1 else None
         lengths = None if tensor is None else numpy_helper.to_array(tensor)
@@ -281,7 +344,7 @@ class _Walk:
                 "Split", node.input[:1], outputs, name=node.name, axis=axis, split=lengths.tolist()
             )
         self.nodes.append(made)
-        self._sequences[node.output[0]] = outputs
+        self._hold(node.output[0], outputs)
 
 
 _HANDLED: Final = {

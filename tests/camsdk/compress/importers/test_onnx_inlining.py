@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import parser
+from onnx import numpy_helper, parser
 
 from camsdk.compress.importers.onnx_file import normalise
 from camsdk.errors import ResourceExhausted, UnsupportedModel
@@ -23,8 +23,9 @@ LOOP = """
    }}>
    y = Add (last, rows)
 """
-GOES, STOPS = (
+GOES, ENDS, COMPUTED = (
     "goes_on = Identity (goes)",
+    "goes_on = Constant <value = bool {0}> ()",
     "s = ReduceSum <keepdims = 0> (held) goes_on = Cast <to = 9> (s)",
 )
 
@@ -82,10 +83,18 @@ def computed(model: onnx.ModelProto) -> np.ndarray:
         BRANCHES.format(value=1),
         BRANCHES.format(value=0),
         LOOP.format(rounds=3, condition=GOES),
+        LOOP.format(rounds=3, condition=ENDS),
         LISTS,
         "c = Constant <value = bool {1}> () y = If (c) <then_branch = t () => (float[2,6] x) {}>",
     ],
-    ids=["then", "else of else", "loop", "sequences", "branch that makes nothing"],
+    ids=[
+        "then",
+        "else of else",
+        "loop",
+        "loop that ends",
+        "sequences",
+        "branch that makes nothing",
+    ],
 )
 def test_what_is_decided_beforehand_becomes_plain(body: str) -> None:
     made = graph(body)
@@ -99,7 +108,7 @@ def test_what_is_decided_beforehand_becomes_plain(body: str) -> None:
 @pytest.mark.parametrize(
     ("body", "match"),
     [
-        (LOOP.format(rounds=3, condition=STOPS), r"\(Loop\) ends by a condition that is computed"),
+        (LOOP.format(rounds=3, condition=COMPUTED), r"\(Loop\) has an end that is computed"),
         (LOOP.format(rounds=0, condition=GOES), r"\(Loop\) collects what it makes in no rounds"),
         ("s = ReduceSum <keepdims = 0> (x) n = Cast <to = 7> (s) l = SequenceConstruct (x, x) "
          "y = SequenceAt (l, n)", r"'y' \(SequenceAt\) has a place that is computed"),
@@ -116,3 +125,32 @@ def test_what_depends_on_the_picture_is_refused(body: str, match: str) -> None:
 def test_a_loop_without_end_is_refused() -> None:
     with pytest.raises(ResourceExhausted, match="become more than"):
         normalise(graph(LOOP.format(rounds=1 << 40, condition=GOES)))
+
+
+NESTED = """
+   rounds = Constant <value = int64 {10}> ()
+   go = Constant <value = bool {1}> ()
+   y = Loop (rounds, go, x) <body = outer (int64 i, bool goes, float[2,6] held)
+      => (bool goes, float[2,6] next) {
+         next = Loop (rounds, go, held) <body = inner (int64 j, bool on, float[2,6] kept)
+            => (bool on, float[2,6] after) {
+               sum = Add (kept, stored)
+               unit = Constant <value = float[6] {2, 3, 5, 7, 11, 13}> ()
+               after = Add (sum, unit)
+         }>
+   }>
+"""
+
+
+def test_what_a_repeated_body_stores_enters_the_graph_once() -> None:
+    made = graph(NESTED)
+    outer = made.graph.node[2].attribute[0].g
+    inner = outer.node[0].attribute[0].g
+    inner.initializer.append(numpy_helper.from_array(DATA, "stored"))
+    expected = computed(made)
+    found = normalise(made)
+    assert sum(node.op_type == "Add" for node in found.graph.node) == 200
+    arrays = [numpy_helper.to_array(tensor) for tensor in found.graph.initializer]
+    assert sum(array.shape == (2, 6) for array in arrays) == 1
+    assert sum(array.shape == (6,) for array in arrays) == 1
+    np.testing.assert_allclose(computed(found), expected, rtol=1e-5, atol=1e-5)
