@@ -203,7 +203,7 @@ def _nodes(document: Any) -> list[Any]:
 
 def _aten(document: Any) -> None:
     node = next(node for node in _nodes(document) if "batch_norm" in node["target"])
-    node["target"] = "torch.ops.aten.cumsum.default"
+    node["target"] = "torch.ops.aten.cumprod.default"
 
 
 def _foreign_operator(document: Any) -> None:
@@ -274,7 +274,7 @@ def _zip_link(model: Foreign) -> None:
 
 
 PYTORCH = [
-    Case("pytorch", "unknown operator", _pt2(_MODEL, _aten), ["'cumsum.default'", "stem.1"]),
+    Case("pytorch", "unknown operator", _pt2(_MODEL, _aten), ["'aten.cumprod.default'", "stem.1"]),
     Case("pytorch", "no operator of ATen", _pt2(_MODEL, _foreign_operator), ["'os.system'"]),
     Case("pytorch", "nodes in reverse", _pt2(_MODEL, _reversed), []),
     Case("pytorch", "strides of 0", _pt2(_WEIGHTS, _strides), ["beyond its bytes"]),
