@@ -213,7 +213,13 @@ def _read_sections(wishes: Wishes) -> dict[str, Any]:
         raise InvalidInput(
             "an artifact needs the names of its classes", "give --classes FILE, one name a line"
         )
-    return {**document, "classes": [str(item) for item in classes]}
+    for item in classes:
+        if not isinstance(item, str):
+            raise InvalidInput(
+                f"the class {item!r} of {wishes.description} is no text",
+                'put names such as "yes", "no", "on" and "1" in quotes: YAML reads them otherwise',
+            )
+    return {**document, "classes": list(classes)}
 
 
 def _read_yaml(path: Path) -> Any:
@@ -229,7 +235,7 @@ def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > _MAX_DESCRIPTION_BYTES:
             raise InvalidInput(f"{path} is larger than {_MAX_DESCRIPTION_BYTES} bytes")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # editors of Windows write the mark first
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path} is not UTF-8 text") from error
     except OSError as error:

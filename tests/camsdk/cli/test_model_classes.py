@@ -195,21 +195,59 @@ def test_outputs_that_are_no_classes_are_refused(
     assert "has no boxes" in camctl(*start, "class-map", "--description", both).err
 
 
-def test_kinds_do_not_compare(camctl: "Camctl", tmp_path: Path) -> None:
-    data, source = write_scenes(tmp_path / "scenes", 4), segmenter(camctl, tmp_path)
-    onnx_path = tmp_path / "net.onnx"
+def classifier(camctl: "Camctl", tmp_path: Path, names: str = "\n".join(CLASSES)) -> Path:
+    """The segmenter's mean over the picture; three classes."""
     model = small_segmenter()
     model.graph.node.append(onnx.helper.make_node("GlobalAveragePool", ["map"], ["one"], "one"))
     model.graph.output[0].CopyFrom(
         onnx.helper.make_tensor_value_info("one", onnx.TensorProto.FLOAT, (1, 3, 1, 1))
     )
-    onnx.save(model, onnx_path)
-    other = tmp_path / "other.cam"
+    onnx.save(model, tmp_path / "one.onnx")
+    (tmp_path / "of-one.txt").write_text(names, encoding="utf-8")
+    out = tmp_path / "one.cam"
     made = camctl(
-        *("model", "import", onnx_path, "--decoder", "class-scores"),
-        *("--classes", tmp_path / "names.txt", "-o", other),
+        *("model", "import", tmp_path / "one.onnx", "--decoder", "class-scores"),
+        *("--classes", tmp_path / "of-one.txt", "-o", out),
     )
     assert made.code == 0, made.err
+    return out
+
+
+def test_names_of_classes_are_read_as_they_stand(camctl: "Camctl", tmp_path: Path) -> None:
+    out = classifier(camctl, tmp_path, "\ufeffperson\r\nbicycle\r\non\r\n")
+    assert read(out).manifest.classes == ("person", "bicycle", "on")
+    described = tmp_path / "names.yaml"
+    start = ("model", "import", tmp_path / "one.onnx", "--decoder", "class-scores")
+    rest = ("--description", described, "-o", tmp_path / "of-yaml.cam")
+    for unquoted, told in (("yes", "True"), ("1", "1"), ("2024-01-01", "datetime.date")):
+        described.write_text(f"classes: [person, {unquoted}, bicycle]\n", encoding="utf-8")
+        refused = camctl(*start, *rest)
+        assert refused.code != 0
+        assert f"the class {told}" in refused.err
+        assert "in quotes" in refused.err
+    described.write_text('classes: ["yes", "no", "1"]\n', encoding="utf-8-sig")
+    made = camctl(*start, *rest)
+    assert made.code == 0, made.err
+    assert read(tmp_path / "of-yaml.cam").manifest.classes == ("yes", "no", "1")
+
+
+def test_a_folder_named_like_two_classes_is_told_of(camctl: "Camctl", tmp_path: Path) -> None:
+    source = classifier(camctl, tmp_path, "crane\nheron\ncrane")
+    (tmp_path / "birds").mkdir()
+    for name in ("crane", "heron"):
+        write_scenes(tmp_path / "birds" / name, 4)
+    start = ("model", "evaluate", source, "--against", source, "--evaluation", 4, "--data")
+    judged = camctl(*start, tmp_path / "birds")
+    assert judged.code == 0, judged.err
+    assert "pictures in crane have no label" in judged.err
+    figures = camctl(*start, tmp_path / "birds", "--json").json
+    assert figures["labelled_frames"] == 2  # the herons
+    assert "no label" not in camctl(*start, tmp_path / "birds" / "heron", "--evaluation", 2).err
+
+
+def test_kinds_do_not_compare(camctl: "Camctl", tmp_path: Path) -> None:
+    data, source = write_scenes(tmp_path / "scenes", 4), segmenter(camctl, tmp_path)
+    other = classifier(camctl, tmp_path)
     judged = camctl(
         *("model", "evaluate", other, "--against", source, "--data", data, "--evaluation", 2)
     )
