@@ -54,11 +54,24 @@ def test_a_softmax_is_taken_off_through_casts(tail: str) -> None:
         "y = Sigmoid(f)",
         "e = Exp(f) i = Constant <value_ints = [1]> () s = ReduceSum(e, i) y = Div(e, s)",
         "s = Softmax <axis = 1> (f) y = Softmax <axis = 1> (s)",
+        "s = Softmax <axis = 1> (f) i = Cast <to = 7> (s) y = Cast <to = 1> (i)",
     ],
 )
 def test_other_scores_are_refused(tail: str) -> None:
     with pytest.raises(UnsupportedModel, match=r"between 0 and 1.*export logits"):
         as_logits(network(f"{POOL} {tail}", "1,8"), "y", "classifier", 8, EXAMPLE)
+
+
+def test_logits_that_one_picture_leaves_between_0_and_1_are_taken() -> None:
+    model = network(f"{POOL} y = Identity(f)", "1,2", channels=2)
+    weights = onnx.numpy_helper.to_array(model.graph.initializer[0]).reshape(2, 3)
+    means = np.linalg.pinv(weights) @ np.array([0.5, 0.4])
+    pattern = np.where(np.indices((8, 8)).sum(0) % 2, 5, -5)
+    example = (means.reshape(1, 3, 1, 1) + pattern).astype(np.float32)
+    np.testing.assert_allclose(answer(model, "y", example), [[0.5, 0.4]], atol=1e-4)
+    made, output = as_logits(model, "y", "classifier", 2, example)
+    assert output == "y"
+    assert made == model
 
 
 def test_scores_of_a_network_of_whole_pixels_are_refused() -> None:
@@ -93,6 +106,7 @@ LAST = "t = Transpose <perm = [0, 2, 3, 1]> (z)"
         ("y = Identity(z)", "1,3,8,8"),
         (f"{LAST} y = Identity(t)", "1,3,8,8"),
         (f"{LAST} y = Neg(t)", "1,8,8,3"),
+        (f"{LAST} n = Neg(t) y = Transpose <perm = [0, 3, 1, 2]> (n)", "1,8,8,3"),
     ],
 )
 def test_as_many_rows_as_classes(tail: str, taken: str) -> None:
