@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from camsdk.artifact.manifest import Manifest
 from camsdk.artifact.preprocess import make_input
+from camsdk.compress.class_agreement import mean_iou
 from camsdk.compress.evaluate import (
     REFERENCE_SCORE,
     average_precision,
@@ -168,7 +169,10 @@ class Segmentation:
         """Mean IoU over the classes that occur in labels or answers, all pixels together."""
         images, labels = self._test
         outputs = torch.cat(list(_answers(module, images)))
-        return mean_iou(outputs.argmax(1), labels, outputs.shape[1])
+        classes = outputs.shape[1]
+        pairs = (labels * classes + outputs.argmax(1)).flatten()
+        table = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+        return mean_iou(table.numpy())
 
 
 class _Imitation:
@@ -299,20 +303,6 @@ def imitation(
             f"give a network with NCHW input and one of {', '.join(_IMITATIONS)}",
         )
     return of_decoder(teacher, frames, test_frames, manifest, is_mirrored=is_mirrored)
-
-
-def mean_iou(answers: Tensor, labels: Tensor, classes: int) -> float:
-    """Intersection over union of each class over all pixels, mean over the classes that occur.
-
-    Args:
-        answers, labels: int64, same shape.
-        classes: Number of classes.
-    """
-    pairs = torch.bincount(labels.flatten() * classes + answers.flatten(), minlength=classes**2)
-    table = pairs.reshape(classes, classes).double()
-    shared = table.diagonal()
-    either = table.sum(0) + table.sum(1) - shared
-    return float((shared[either > 0] / either[either > 0]).mean())
 
 
 def _answers(module: nn.Module, images: Tensor, chunk: int = _CHUNK) -> Iterable[Any]:

@@ -17,7 +17,7 @@ from camsdk.compress.options import (
     WeightOptions,
 )
 from camsdk.compress.training.admm import AdmmMethod
-from camsdk.compress.training.tasks import Classification, Detection, Segmentation, mean_iou
+from camsdk.compress.training.tasks import Classification, Detection, Segmentation
 from camsdk.compress.training.trainer import train
 from camsdk.compress.training.twin import to_torch
 from camsdk.errors import InvalidInput
@@ -77,11 +77,13 @@ def test_the_metric_is_the_share_of_right_answers_in_evaluation_mode() -> None:
     assert net.training
 
 
-def test_mean_iou_by_hand() -> None:
-    answers = torch.tensor([0, 0, 1, 1])
-    labels = torch.tensor([0, 1, 1, 1])
-    assert mean_iou(answers, labels, 3) == pytest.approx((1 / 2 + 2 / 3) / 2)
-    assert mean_iou(labels, labels, 3) == 1.0
+def test_the_metric_of_a_segmenter_by_hand() -> None:
+    answers = torch.tensor([[[0, 0], [1, 1]]])
+    images = nn.functional.one_hot(answers, 3).permute(0, 3, 1, 2).float()
+    labels = torch.tensor([[[0, 1], [1, 1]]])
+    task = Segmentation(images, labels, images, labels)
+    assert task.metric(nn.Identity()) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert Segmentation(images, answers, images, answers).metric(nn.Identity()) == 1.0
 
 
 def test_pictures_without_labels_are_refused() -> None:
