@@ -24,4 +24,4 @@ def test_the_mean_of_a_coloured_picture(shape: tuple[int, ...], axis: int) -> No
     assert found.shape == shape
     wanted = np.full((2, 4), 100, np.float32)
     wanted[1, 2] = 85
-    np.testing.assert_allclose(found.reshape(2, 4), wanted, rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(found, np.float32).reshape(2, 4), wanted, rtol=1e-6)
