@@ -43,11 +43,11 @@ class Script(Session):
 
 def compared(reference: Script, candidate: Script, frames: int = 2) -> Agreement:
     manifest = make_manifest()  # its own threshold is 0.35
-    planes = [np.zeros(size, np.uint8) for size in ((32, 32), (16, 16), (16, 16))]
+    y, u, v = (np.zeros(size, np.uint8) for size in ((32, 32), (16, 16), (16, 16)))
     return compare(
         Contender(manifest, reference),
         Contender(manifest, candidate),
-        [Frame(index, float(index), *planes) for index in range(frames)],
+        [Frame(index, float(index), y, u, v) for index in range(frames)],
         BoxJudge(manifest, ("person", "bicycle")),
     )
 
