@@ -13,6 +13,8 @@ import yaml
 COUNTED = yaml.safe_load(
     (Path(__file__).parents[1] / "golden" / "vtest_crossings.yaml").read_text()
 )["totals"]
+FLOAT_DETECTOR_MS = 14.6
+"""CPU time of an inference in float where the promises were measured (benchmarks/detector.py)."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -49,9 +51,11 @@ def test_the_clip_was_counted_as_by_hand(figures: Mapping[str, Any]) -> None:
 
 
 def test_it_costs_what_was_promised(figures: Mapping[str, Any]) -> None:
+    """Time was promised on one machine; a slower one has more, by the float detector's own time."""
     assert 0 < figures["detector_calls_per_frame"] <= 1.2
     without = figures["cpu_ms_per_frame_without_detector"]
-    assert 0 < without <= 2.5
+    slowness = figures["model"]["metrics"]["reference_cpu_ms"] / FLOAT_DETECTOR_MS
+    assert 0 < without <= 2.5 * max(1.0, slowness)
     assert figures["cpu_ms_per_frame_with_detector"] > without + 1.0
     memory = figures["memory"]
     assert 0 < memory["idle_mib"] * 2**20 <= 120e6
