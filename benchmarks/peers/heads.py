@@ -4,18 +4,15 @@ The contenders are the same modules ``ptq_METHOD``, called with the same job; al
 Needs numpy and onnx alone beside what the contender imports.
 """
 
-import importlib
 import inspect
 import json
 import sys
-import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from peers.ptq import Bits, Job, Logits, noise
+from peers.ptq import Logits, quantized
 
 Outputs = Callable[[np.ndarray], list[np.ndarray]]
 
@@ -49,20 +46,7 @@ def all_outputs(first: Logits) -> Outputs:
 
 
 def main() -> None:
-    method, path = sys.argv[1], Path(sys.argv[2])
-    warnings.filterwarnings("ignore")
-    given = json.loads(path.read_text())
-    bits = Bits(**given["bits"])
-    calibration = np.load(given["calibration"])
-    if not bits.has_data:
-        calibration = noise(calibration.shape, given["mean"], given["std"])
-    job = Job(
-        Path(given["model"]), calibration, bits, tuple(given["edges"]), given["mean"],
-        given["std"], path.parent,
-    )  # fmt: skip
-    start = time.process_time()
-    first = importlib.import_module(f"peers.ptq_{method}").quantize(job)
-    seconds = time.process_time() - start
+    first, seconds, given = quantized(sys.argv[1], Path(sys.argv[2]))
     out = Path(given["out"])
     if first is not None:
         np.savez(out.with_suffix(".npz"), *all_outputs(first)(np.load(given["judged"])))

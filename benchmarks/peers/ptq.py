@@ -110,8 +110,8 @@ def by_onnxruntime(model: onnx.ModelProto) -> Logits:
     return logits
 
 
-def main() -> None:
-    method, path = sys.argv[1], Path(sys.argv[2])
+def quantized(method: str, path: Path) -> tuple[Logits | None, float, dict[str, str]]:
+    """What the contender makes of a job file, the CPU seconds it took, and the file's content."""
     warnings.filterwarnings("ignore")
     given = json.loads(path.read_text())
     bits = Bits(**given["bits"])
@@ -124,7 +124,11 @@ def main() -> None:
     )  # fmt: skip
     start = time.process_time()
     logits = importlib.import_module(f"peers.ptq_{method}").quantize(job)
-    seconds = time.process_time() - start
+    return logits, time.process_time() - start, given
+
+
+def main() -> None:
+    logits, seconds, given = quantized(sys.argv[1], Path(sys.argv[2]))
     result = None if logits is None else logits(np.load(given["judged"]))
     out = Path(given["out"])
     if result is not None:

@@ -14,6 +14,7 @@ last, on the rounded weights. The first and the last layers keep 7 bits (``edges
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -37,7 +38,7 @@ from camsdk.compress.ptq.folding import (
 )
 from camsdk.compress.ptq.inputs import Inputs
 from camsdk.compress.ptq.moments import Moments, can_unfold, gather
-from camsdk.compress.ptq.probing import float_tensors, input_shape, probe
+from camsdk.compress.ptq.probing import Floats, float_tensors, input_shape, probe
 from camsdk.compress.ptq.ranges import (
     activation_options,
     find_ranges,
@@ -365,9 +366,13 @@ class _Work:
         outputs = [value.name for value in expected.graph.output]
         with self._inputs.some(_JUDGED) as judged:
 
+            @cache
+            def answers() -> list[Mapping[str, Floats]]:
+                return list(probe(expected, outputs, judged))
+
             def error(ranges: Mapping[str, ActivationRange]) -> float:
                 model = emit_qdq(self._exact, self._coded, ranges)
-                return output_error(model, list(probe(expected, outputs, judged)), judged)
+                return output_error(model, answers(), judged)
 
             found = find_ranges(observers, wanted, error)
         return widened(found, observers, rounded) if self._is_synthetic else found
