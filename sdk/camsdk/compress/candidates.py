@@ -224,7 +224,14 @@ def _rounded(
         for layer, of in made.weights.items()
     }
     coded = CodedModel(made.model, weights, made.activations, noise)
-    return Rounding(coded, report.is_synthetic, report.equalized > 0, inputs.count, inputs.sha256)
+    return Rounding(
+        coded,
+        report.is_synthetic,
+        report.equalized > 0,
+        inputs.count,
+        inputs.sha256,
+        report.best_range_rule,
+    )
 
 
 def carried_out(asked: QuantizeOptions, rounding: Rounding) -> QuantizeOptions:
@@ -239,6 +246,18 @@ def carried_out(asked: QuantizeOptions, rounding: Rounding) -> QuantizeOptions:
         layers={n: of for n, of in layers.items() if n in asked.layers or of != usual},
         equalize=rounding.is_equalized,
     )
+
+
+def facts_of(rounding: Rounding, options: QuantizeOptions) -> dict[str, str]:
+    """What a lineage tells of a rounding beside its options.
+
+    Args:
+        options: As they were carried out.
+    """
+    told = {"calibration_inputs": str(rounding.input_count)}
+    if options.activations.range_rule == "best" and rounding.best_range_rule is not None:
+        told["activation_range"] = f"best: {rounding.best_range_rule}"
+    return told
 
 
 def emit(

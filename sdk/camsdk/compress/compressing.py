@@ -23,6 +23,7 @@ from camsdk.compress.candidates import (
     Material,
     Plan,
     emit,
+    facts_of,
     measure,
     round_after_training,
     with_facts,
@@ -284,7 +285,7 @@ class _Run:
         with self._steps.phase("quantize") as tell:
             rounding, plan = round_after_training(self._material, model, plan, tell, self._keep())
         with self._steps.phase("emit"):
-            facts = {"calibration_inputs": str(rounding.input_count)}
+            facts = facts_of(rounding, plan.quantize)
             return emit(self._material, rounding.made, plan, facts, rounding.inputs_sha256)
 
     def _keep(self) -> Keep | None:

@@ -23,7 +23,7 @@ from camsdk.compress.coded_model import CodedModel
 from camsdk.compress.codes import CodedTensor
 from camsdk.compress.graph.layers import list_layers
 from camsdk.compress.graph.qdq import ActivationRange
-from camsdk.compress.options import CodeSet, PruneOptions, QuantizeOptions, Spacing
+from camsdk.compress.options import CodeSet, PruneOptions, QuantizeOptions, RangeRule, Spacing
 from camsdk.compress.whole_file import damaged, read_whole, write_whole
 from camsdk.errors import InvalidInput
 
@@ -55,6 +55,7 @@ class Rounding:
         is_equalized: Whether any layers were equalized.
         input_count: Of inputs that were given.
         inputs_sha256: Over them in order; None where there were none.
+        best_range_rule: The rule of ranges that "best" came to; None where nothing asked for it.
     """
 
     made: CodedModel
@@ -62,6 +63,7 @@ class Rounding:
     is_equalized: bool
     input_count: int
     inputs_sha256: str | None
+    best_range_rule: RangeRule | None
 
 
 class _Value(BaseModel):
@@ -85,6 +87,7 @@ class _Facts(_Value):
     is_equalized: bool
     input_count: _Count
     inputs_sha256: str | None
+    best_range_rule: RangeRule | None
 
 
 def rounding_digest(
@@ -141,6 +144,7 @@ def write_rounding(path: Path, rounding: Rounding) -> None:
         is_equalized=rounding.is_equalized,
         input_count=rounding.input_count,
         inputs_sha256=rounding.inputs_sha256,
+        best_range_rule=rounding.best_range_rule,
     )
     told = facts.model_dump_json().encode()
     parts = [len(told).to_bytes(8, "little"), told, model]
@@ -203,6 +207,7 @@ def _decoded(parts: _Parts) -> Rounding:
         facts.is_equalized,
         facts.input_count,
         facts.inputs_sha256,
+        facts.best_range_rule,
     )
 
 

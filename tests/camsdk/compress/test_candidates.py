@@ -8,8 +8,14 @@ import onnx
 import pytest
 
 from camsdk.compress import candidates
-from camsdk.compress.candidates import Keep, Material, Plan, round_after_training
-from camsdk.compress.options import CompressOptions
+from camsdk.compress.candidates import Keep, Material, Plan, facts_of, round_after_training
+from camsdk.compress.coded_model import CodedModel
+from camsdk.compress.options import (
+    ActivationOptions,
+    CompressOptions,
+    QuantizeOptions,
+    RangeRule,
+)
 from camsdk.compress.rounding_file import Rounding
 from support.small_detector import small_detector
 
@@ -29,6 +35,22 @@ def is_same(one: Rounding, other: Rounding) -> bool:
         of.codes.tobytes() == other.made.weights[layer].codes.tobytes()
         for layer, of in one.made.weights.items()
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "came_to", "told"),
+    [("best", "mse", "best: mse"), ("best", "extreme", "best: extreme"), ("mean", "mse", None)],
+)
+def test_a_lineage_tells_which_ranges_were_the_best(
+    asked: RangeRule, came_to: RangeRule, told: str | None
+) -> None:
+    """Where one layer alone asked for the best, the rule of all others is told as it is."""
+    made = CodedModel(onnx.load_from_string(SOURCE.model), {}, {})
+    rounding = Rounding(made, False, False, 4, "ab", came_to)
+    options = QuantizeOptions(activations=ActivationOptions(range_rule=asked))
+    facts = facts_of(rounding, options)
+    assert facts["calibration_inputs"] == "4"
+    assert facts.get("activation_range") == told
 
 
 def test_a_damaged_rounding_is_done_anew(

@@ -197,8 +197,10 @@ def test_a_training_that_does_harm_is_not_kept(clip: Path) -> None:
     made = run(clip, None, replace(SHORT, quantize=QuantizeOptions(), prune=None, train=train))
     scores = {way: of.main.value for way, of in made.choice.agreements.items()}
     assert scores["training"] < scores["rounding"]
-    assert made.choice.kept == made.draft.manifest.lineage.options["kept"] == "rounding"
+    told = made.draft.manifest.lineage.options
+    assert made.choice.kept == told["kept"] == "rounding"
     assert made.facts.history["loss"]
+    assert told["activation_range"] in ("best: extreme", "best: mse")
 
 
 @pytest.mark.parametrize("pattern", [NOfM(2, 4), None])

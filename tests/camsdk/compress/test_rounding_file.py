@@ -54,7 +54,7 @@ def rounding(low: float = -0.1, scale: float = 0.3) -> Rounding:
         ),
     }
     ranges = {"z": ActivationRange(low, 0.7), "y": ActivationRange(0.0, 1 / 3, 4)}
-    return Rounding(CodedModel(MODEL, weights, ranges, {"head": 0.1}), False, True, 4, "ab")
+    return Rounding(CodedModel(MODEL, weights, ranges, {"head": 0.1}), False, True, 4, "ab", "mse")
 
 
 @settings(max_examples=20)
@@ -78,6 +78,7 @@ def test_what_is_read_back_is_the_same(
     assert read.made.noise == given.made.noise
     told = (read.is_synthetic, read.is_equalized, read.input_count, read.inputs_sha256)
     assert told == (False, True, 4, "ab")
+    assert read.best_range_rule == "mse"
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -119,6 +120,7 @@ FORGED: dict[str, Change] = {
     "activation range": lambda facts: facts["activations"][0].__setitem__(1, 5.0),
     "model of 91 TiB": lambda facts: facts.update(model_bytes=91 << 40),
     "model cut": lambda facts: facts.update(model_bytes=facts["model_bytes"] - 100),
+    "rule of ranges": lambda facts: facts.update(best_range_rule="worst"),
     "no numbers": lambda facts: facts.update(input_count="4"),
 }
 

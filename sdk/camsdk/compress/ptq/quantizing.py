@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from camsdk.compress.codes import CodedTensor, project
 from camsdk.compress.graph.layers import Layer, list_layers
 from camsdk.compress.graph.qdq import ActivationRange, emit_qdq
-from camsdk.compress.options import PruneOptions, QuantizeOptions, WeightOptions
+from camsdk.compress.options import PruneOptions, QuantizeOptions, RangeRule, WeightOptions
 from camsdk.compress.ptq.coding import first_scale, round_to_output
 from camsdk.compress.ptq.edges import EDGE_BITS, with_precise_edges
 from camsdk.compress.ptq.equalize import apply, equalize, find_pairs, unbind
@@ -91,6 +91,7 @@ class PtqReport:
         is_synthetic: Whether they were made up.
         equalized: Number of pairs of layers that were equalized.
         has_statistics: Whether BatchNorm's statistics were used.
+        best_range_rule: The rule that "best" came to; None where no tensor asked for it.
     """
 
     layers: Mapping[str, LayerReport]
@@ -98,6 +99,7 @@ class PtqReport:
     is_synthetic: bool
     equalized: int
     has_statistics: bool
+    best_range_rule: RangeRule | None = None
 
 
 @dataclass(frozen=True)
@@ -232,10 +234,15 @@ class _Work:
         for number, stage in enumerate(stages, start=2):
             self._round_stage(stage, exact, rounded)
             self._tell(number, total)
-        activations = self._ranges(rounded, expected)
+        activations, best_range_rule = self._ranges(rounded, expected)
         self._tell(total, total)
         report = PtqReport(
-            self._reports, len(self._inputs), self._is_synthetic, equalized, self._has_statistics
+            self._reports,
+            len(self._inputs),
+            self._is_synthetic,
+            equalized,
+            self._has_statistics,
+            best_range_rule,
         )
         return Ptq(self._coded, activations, self._exact, report)
 
@@ -358,7 +365,8 @@ class _Work:
 
     def _ranges(
         self, rounded: onnx.ModelProto, expected: onnx.ModelProto
-    ) -> Mapping[str, ActivationRange]:
+    ) -> tuple[Mapping[str, ActivationRange], RangeRule | None]:
+        """By tensor, and the rule that "best" came to."""
         wanted = activation_options(float_tensors(rounded), self._layers, self._options)
         if self._is_synthetic:
             wanted = {name: for_synthetic(of) for name, of in wanted.items()}
@@ -374,8 +382,8 @@ class _Work:
                 model = emit_qdq(self._exact, self._coded, ranges)
                 return output_error(model, answers(), judged)
 
-            found = find_ranges(observers, wanted, error)
-        return widened(found, observers, rounded) if self._is_synthetic else found
+            found, best = find_ranges(observers, wanted, error)
+        return (widened(found, observers, rounded) if self._is_synthetic else found), best
 
 
 def _stages(layers: Sequence[Layer], count: int) -> list[list[Layer]]:

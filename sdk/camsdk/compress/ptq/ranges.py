@@ -179,23 +179,27 @@ def find_ranges(
     observers: Mapping[str, Observer],
     wanted: Mapping[str, ActivationOptions],
     error: Callable[[Ranges], float],
-) -> Ranges:
+) -> tuple[Ranges, RangeRule | None]:
     """By tensor, as the options say.
 
     Args:
         error: How far the model's outputs are off with given ranges. Asked only where a rule is
             "best".
+
+    Returns:
+        The ranges, and the rule that "best" came to; None where nothing was to be the best.
     """
     if all(of.range_rule != "best" for of in wanted.values()):
-        return {name: observers[name].range(of) for name, of in wanted.items()}
-    tried = []
+        return {name: observers[name].range(of) for name, of in wanted.items()}, None
+    tried: dict[RangeRule, Ranges] = {}
     for rule in _TRIED:
         ruled = {
             name: replace(of, range_rule=rule) if of.range_rule == "best" else of
             for name, of in wanted.items()
         }
-        tried.append({name: observers[name].range(of) for name, of in ruled.items()})
-    return min(tried, key=error)
+        tried[rule] = {name: observers[name].range(of) for name, of in ruled.items()}
+    best = min(tried, key=lambda rule: error(tried[rule]))
+    return tried[best], best
 
 
 def widened(

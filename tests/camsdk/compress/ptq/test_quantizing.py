@@ -1,13 +1,13 @@
 """From a float model to codes and ranges, with inputs and without."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
 import pytest
 
 from camsdk.compress.graph.layers import list_layers
-from camsdk.compress.graph.qdq import ActivationRange, emit_qdq
+from camsdk.compress.graph.qdq import emit_qdq
 from camsdk.compress.options import (
     ActivationOptions,
     CodeSet,
@@ -284,12 +284,16 @@ def test_the_best_ranges_are_those_that_leave_outputs_nearest(
     if is_wild:
         tensors = [tensor * (1 + 20 * (at % 2)) for at, tensor in enumerate(tensors)]
 
-    def ranges(rule: RangeRule) -> Mapping[str, ActivationRange]:
+    def quantized(rule: RangeRule) -> Ptq:
         wanted = options(activations=ActivationOptions(bits, rule))
-        return quantize_after_training(model, wanted, tensors).activations
+        return quantize_after_training(model, wanted, tensors)
 
-    assert ranges("extreme") != ranges("mse")
-    assert ranges("best") == ranges(better)
+    by_rule: dict[RangeRule, Ptq] = {"extreme": quantized("extreme"), "mse": quantized("mse")}
+    assert by_rule["extreme"].activations != by_rule["mse"].activations
+    assert {of.report.best_range_rule for of in by_rule.values()} == {None}
+    best = quantized("best")
+    assert best.activations == by_rule[better].activations
+    assert best.report.best_range_rule == better
 
 
 def test_made_up_inputs_leave_room_for_scores_and_for_pooled_features() -> None:
