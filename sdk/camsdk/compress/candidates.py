@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 
 from camsdk.artifact.manifest import Precision
@@ -40,6 +41,7 @@ from camsdk.compress.rounding_file import (
     write_rounding,
 )
 from camsdk.compress.steps import OnProgress
+from camsdk.compress.whole_file import unusable
 from camsdk.errors import DataCorrupted
 
 log = logging.getLogger(__name__)
@@ -120,6 +122,23 @@ class Keep:
     folder: Path
     code: str
     on_kept: Callable[[Path], None]
+
+
+def keep_in(folder: Path, program: str, on_kept: Callable[[Path], None]) -> Keep:
+    """Keep roundings in a folder, which is made where it is missing.
+
+    Args:
+        program: Its digest.
+
+    Raises:
+        InvalidInput: There can be no such folder.
+        ResourceExhausted: The disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unusable(folder, error) from error
+    return Keep(folder, f"{program} {np.__version__} {onnxruntime.__version__}", on_kept)
 
 
 class CalibrationInputs:

@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import onnx
-import onnxruntime
 
 from camsdk.compress.agreement import check_float
 from camsdk.compress.budgets import Allotment, Allotter, meet
@@ -24,6 +22,7 @@ from camsdk.compress.candidates import (
     Plan,
     emit,
     facts_of,
+    keep_in,
     measure,
     round_after_training,
     with_facts,
@@ -121,8 +120,9 @@ def compress(
         on_kept: Called with each file of ``work``, before it is written.
 
     Raises:
-        InvalidInput: The source is not float, the footage is too short, an option is wrong, or a
-            budget cannot be met.
+        InvalidInput: The source is not float, the footage is too short, an option is wrong, a
+            budget cannot be met, or ``work`` cannot be written to.
+        ResourceExhausted: The disk of ``work`` is full.
         SourceError: The footage cannot be read.
         UnsupportedModel: A layer cannot be quantized, or the model cannot be trained.
         ModuleNotFoundError: There is something to train, and no torch.
@@ -294,9 +294,7 @@ class _Run:
             return None
         from camsdk.compress.training.checkpoint import code_digest
 
-        self._folder.mkdir(parents=True, exist_ok=True)
-        code = f"{code_digest()} {np.__version__} {onnxruntime.__version__}"
-        return Keep(self._folder, code, self._noted)
+        return keep_in(self._folder, code_digest(), self._noted)
 
     def _trained(self, teacher: onnx.ModelProto, rounded: Candidate, plan: Plan) -> Candidate:
         from camsdk.compress.training.compressing import learn_codes

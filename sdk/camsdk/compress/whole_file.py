@@ -4,11 +4,12 @@ One is written beside its place, forced to the disk and renamed, so that a kill 
 one or the new one. What it holds stands behind its sha256: damage shows before it is decoded.
 """
 
+import errno
 import hashlib
 import os
 from pathlib import Path
 
-from camsdk.errors import DataCorrupted
+from camsdk.errors import CamError, DataCorrupted, InvalidInput, ResourceExhausted
 
 
 def write_whole(path: Path, magic: bytes, content: bytes | memoryview) -> None:
@@ -68,6 +69,14 @@ def damaged(path: Path, kind: str) -> DataCorrupted:
     return DataCorrupted(
         f"{path} is no {kind}, or is damaged", "delete it; what it holds is then done anew"
     )
+
+
+def unusable(path: Path, error: OSError) -> CamError:
+    """To be raised where a place cannot be written to or read from."""
+    message = f"{path} cannot be used: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceExhausted(message, "make room there, then repeat the command to go on")
+    return InvalidInput(message, "name another folder to work in, one that can be written to")
 
 
 def _beside(path: Path) -> Path:

@@ -4,11 +4,19 @@ import errno
 import os
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from camsdk.compress import candidates
-from camsdk.compress.candidates import Keep, Material, Plan, facts_of, round_after_training
+from camsdk.compress.candidates import (
+    Keep,
+    Material,
+    Plan,
+    facts_of,
+    keep_in,
+    round_after_training,
+)
 from camsdk.compress.coded_model import CodedModel
 from camsdk.compress.options import (
     ActivationOptions,
@@ -17,6 +25,7 @@ from camsdk.compress.options import (
     RangeRule,
 )
 from camsdk.compress.rounding_file import Rounding
+from camsdk.errors import InvalidInput
 from support.small_detector import small_detector
 
 SOURCE = small_detector()
@@ -66,6 +75,17 @@ def test_a_damaged_rounding_is_done_anew(
     assert place.read_bytes() == whole
     monkeypatch.setattr(candidates, "_rounded", lambda *_: pytest.fail("rounded again"))
     assert is_same(rounded(tmp_path), expected)
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for folder in (tmp_path / "file", tmp_path / "file" / "work"):
+        with pytest.raises(InvalidInput, match=f"^{folder} cannot be used") as caught:
+            keep_in(folder, "1", lambda _: None)
+        assert "another folder" in caught.value.hint
+    keep = keep_in(tmp_path / "missing" / "work", "1", lambda _: None)
+    assert keep.folder.is_dir()
+    assert np.__version__ in keep.code
 
 
 def test_a_full_disk_costs_no_rounding(

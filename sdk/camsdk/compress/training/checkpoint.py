@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from camsdk.compress.whole_file import read_whole, write_whole
+from camsdk.compress.whole_file import read_whole, unusable, write_whole
 from camsdk.errors import Conflict
 
 MAGIC: Final = b"CAMTRAIN1\n"
@@ -56,12 +56,20 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint, origin: Origin) -> None:
-    """Replace what is at ``path``, all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace what is at ``path``, all or nothing; its folder is made where it is missing.
+
+    Raises:
+        ResourceExhausted: The disk is full.
+        InvalidInput: The place cannot be written to.
+    """
     content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
     memory = io.BytesIO()
     torch.save({"origin": _as_dict(origin), **content}, memory)
-    write_whole(path, MAGIC, memory.getbuffer())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, MAGIC, memory.getbuffer())
+    except OSError as error:
+        raise unusable(path, error) from error
 
 
 def read_checkpoint(path: Path, origin: Origin) -> Checkpoint | None:
@@ -70,8 +78,12 @@ def read_checkpoint(path: Path, origin: Origin) -> Checkpoint | None:
     Raises:
         Conflict: It is of another training than ``origin`` says.
         DataCorrupted: It does not decode.
+        InvalidInput: It cannot be read.
     """
-    stored = read_whole(path, MAGIC, "checkpoint of a training")
+    try:
+        stored = read_whole(path, MAGIC, "checkpoint of a training")
+    except OSError as error:
+        raise unusable(path, error) from error
     if stored is None:
         return None
     content = torch.load(io.BytesIO(stored), weights_only=True)
