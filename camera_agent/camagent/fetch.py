@@ -12,7 +12,6 @@ from typing import Final
 
 import grpc
 
-from camagent.files import sync_folder
 from camagent.link import Backoff, CloudLink
 from camproto.v1 import device_pb2
 from camsdk.artifact.bundle import MAX_BUNDLE_BYTES
@@ -25,6 +24,7 @@ from camsdk.errors import (
     Unauthenticated,
     Unavailable,
 )
+from camsdk.files import sync_folder
 
 _STALL_TIMEOUT_S: Final = 300.0  # for one attempt: slow lines resume, silent ones end
 _MAX_SEALED_BYTES: Final = sealed_size(MAX_BUNDLE_BYTES)

@@ -26,7 +26,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from camagent.files import write_atomic
 from camsdk.errors import (
     DataCorrupted,
     InvalidInput,
@@ -34,6 +33,7 @@ from camsdk.errors import (
     PermissionDenied,
     ResourceExhausted,
 )
+from camsdk.files import write_atomic
 
 FILE_NAME: Final = "identity.json"
 _OTHERS: Final = 0o077

@@ -8,8 +8,8 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from camagent.files import write_atomic
 from camsdk.errors import InvalidInput
+from camsdk.files import write_atomic
 from camsdk.vision.rules import NO_RULES, Rules, parse_rules
 
 _log = logging.getLogger(__name__)

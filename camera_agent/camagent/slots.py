@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from camagent.files import sync_folder, write_atomic
 from camsdk.errors import DataCorrupted, InvalidInput, ResourceExhausted
+from camsdk.files import sync_folder, write_atomic
 
 _log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import psutil
 
-from camagent.files import write_atomic
 from camagent.outbox import OutboxStats
 from camagent.shadow import CameraReport, Report
 from camagent.upload import UploadStats
+from camsdk.files import write_atomic
 
 _log = logging.getLogger(__name__)
 

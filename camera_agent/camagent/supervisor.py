@@ -18,7 +18,7 @@ from camagent.batch import Losses
 from camagent.camera import CameraWorker, Watch
 from camagent.config import AgentConfig
 from camagent.detect import Detect
-from camagent.files import FolderLock
+from camagent.folder_lock import FolderLock
 from camagent.identity import load_identity
 from camagent.link import CloudLink
 from camagent.outbox import Outbox

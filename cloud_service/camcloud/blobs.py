@@ -20,8 +20,8 @@ from typing import Final, Protocol
 import fsspec
 from fsspec import AbstractFileSystem
 
-from camcloud.fleet.files import sync_folder
 from camsdk.errors import InvalidInput, NotFound, Unavailable
+from camsdk.files import sync_folder
 
 MAX_KEY_LENGTH: Final = 255
 MAX_SEGMENTS: Final = 8

@@ -6,7 +6,6 @@ A public key travels as its 32 raw bytes and is a SubjectPublicKeyInfo PEM on di
 
 import hashlib
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from camsdk.errors import AlreadyExists, DataCorrupted, InvalidInput, NotFound, PermissionDenied
+from camsdk.files import draft_of, sync_folder, write_synced
 
 PUBLIC_KEY_BYTES: Final = 32
 _MAX_KEY_FILE_BYTES: Final = 1 << 16
@@ -147,20 +147,12 @@ def _read(path: Path) -> bytes:
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
     """Write beside, sync, then link: the name appears with its whole content, or was taken."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    draft = draft_of(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        path.hardlink_to(temporary)
+        write_synced(draft, data, mode=mode)
+        path.hardlink_to(draft)
     except FileExistsError as error:
         raise AlreadyExists(f"{path} exists; a key is never overwritten") from error
     finally:
-        temporary.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        draft.unlink(missing_ok=True)
+    sync_folder(path.parent)

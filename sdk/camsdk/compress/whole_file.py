@@ -1,15 +1,14 @@
-"""Files that are whole or absent, whatever moment the process or the power fails.
+"""Files that are whole or absent (``camsdk.files``) and say whether they are damaged.
 
-One is written beside its place, forced to the disk and renamed, so that a kill leaves the previous
-one or the new one. What it holds stands behind its sha256: damage shows before it is decoded.
+What one holds stands behind its sha256: damage shows before it is decoded.
 """
 
 import errno
 import hashlib
-import os
 from pathlib import Path
 
 from camsdk.errors import CamError, DataCorrupted, InvalidInput, ResourceExhausted
+from camsdk.files import clear_drafts, write_atomic
 
 
 def write_whole(path: Path, magic: bytes, content: bytes | memoryview) -> None:
@@ -21,22 +20,7 @@ def write_whole(path: Path, magic: bytes, content: bytes | memoryview) -> None:
     Raises:
         OSError: The disk is full or fails; nothing is left beside ``path``.
     """
-    unfinished = _beside(path)
-    try:
-        with unfinished.open("wb") as file:
-            file.write(magic + hashlib.sha256(content).digest())
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_atomic(path, magic + hashlib.sha256(content).digest(), content, mode=None)
 
 
 def read_whole(path: Path, magic: bytes, kind: str) -> bytes | None:
@@ -51,7 +35,7 @@ def read_whole(path: Path, magic: bytes, kind: str) -> bytes | None:
         DataCorrupted: It starts otherwise, or its sha256 is another.
         OSError: It cannot be read.
     """
-    _beside(path).unlink(missing_ok=True)
+    clear_drafts(path)
     if not path.exists():
         return None
     with path.open("rb") as file:
@@ -77,7 +61,3 @@ def unusable(path: Path, error: OSError) -> CamError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceExhausted(message, "make room there, then repeat the command to go on")
     return InvalidInput(message, "name another folder to work in, one that can be written to")
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(path.name + ".unfinished")
