@@ -14,13 +14,13 @@ from camsdk.artifact.bundle import pack, read_unverified
 from camsdk.artifact.hardware import local_hardware
 from camsdk.cli import model_compress
 from camsdk.cli.compress_options import DEFAULT_EPOCHS, Wishes
-from camsdk.compress import candidates, compressing, engines, evaluate
+from camsdk.compress import candidates, compressing, evaluate
 from camsdk.compress.options import ActivationOptions, Block, CodeSet, Filter, NOfM
-from camsdk.compress.report import probes
 from camsdk.compress.training import compressing as training
 from camsdk.errors import InvalidInput
 from support.artifacts import make_bundle
 from support.clips import scene, write_video
+from support.engines import leave_only_our_own
 from support.small_detector import small_detector
 
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ def small(tmp_path: Path) -> Path:
     draft, path = small_detector(), tmp_path / "small.cam"
     path.write_bytes(pack(draft.manifest, draft.members, None))
     return path
+
+
+@pytest.fixture
+def only_our_own_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_only_our_own(monkeypatch)
 
 
 @pytest.fixture
@@ -94,11 +99,10 @@ def test_times_are_measured_once_for_a_model_and_a_processor(
     assert len(list(work.iterdir())) == 2
 
 
+@pytest.mark.usefixtures("only_our_own_engine")
 def test_times_are_told_with_where_and_when_they_were_taken(
-    camctl: "Camctl", small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    camctl: "Camctl", small: Path, tmp_path: Path
 ) -> None:
-    for module in (engines, probes):
-        monkeypatch.setattr(module, "is_installed", lambda engine: engine == "onnxruntime")
     profile, out = tmp_path / "device.yaml", tmp_path / "made.cam"
     profile.write_text(
         "{device: fpga-a, provenance: measured, origin: 'board 7, 2026-01-02', "
@@ -217,11 +221,10 @@ def test_checkpoints_need_a_folder(camctl: "Camctl", small: Path, yard: Path) ->
     assert "--work" in error["hint"]
 
 
+@pytest.mark.usefixtures("only_our_own_engine")
 def test_low_bits_with_data_are_trained_and_told_of(
-    camctl: "Camctl", small: Path, yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    camctl: "Camctl", small: Path, yard: Path, tmp_path: Path
 ) -> None:
-    for module in (engines, probes):  # other engines take seconds to start
-        monkeypatch.setattr(module, "is_installed", lambda engine: engine == "onnxruntime")
     work, out = tmp_path / "work", tmp_path / "made.cam"
     few = ("--calibration", "4", "--evaluation", "4", "--epochs", "3", "--learning-rate", "0.01")
     outcome = camctl(
@@ -245,11 +248,10 @@ def test_low_bits_with_data_are_trained_and_told_of(
     assert 0.5 <= facts["sparsity"] < 0.7  # of those that stay some round to 0
 
 
+@pytest.mark.usefixtures("only_our_own_engine")
 def test_frames_in_which_nothing_is_found_are_told_of(
     camctl: "Camctl", small: Path, yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (engines, probes):
-        monkeypatch.setattr(module, "is_installed", lambda engine: engine == "onnxruntime")
     monkeypatch.setattr(evaluate, "REFERENCE_SCORE", 2.0)
     few, out = ("--data", yard, "--evaluation", "4"), tmp_path / "made.cam"
     made = camctl("model", "compress", small, *few, "--calibration", "4", "-o", out, "--json")
@@ -288,11 +290,10 @@ def test_an_interrupted_run_says_how_to_go_on_where_something_is_kept(
     assert (note in outcome.err) == is_kept == bool(list((tmp_path / "kept").iterdir()))
 
 
+@pytest.mark.usefixtures("only_our_own_engine")
 def test_what_hardly_agrees_is_warned_of(
-    camctl: "Camctl", small: Path, yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    camctl: "Camctl", small: Path, yard: Path, tmp_path: Path
 ) -> None:
-    for module in (engines, probes):
-        monkeypatch.setattr(module, "is_installed", lambda engine: engine == "onnxruntime")
     few = ("--data", yard, "--calibration", "4", "--evaluation", "4", "-o", tmp_path / "x.cam")
     for options, is_poor in ((("--sparsity", "0.98", "--epochs", "0"), True), ((), False)):
         outcome = camctl("model", "compress", small, *few, *options, "--json")
@@ -301,11 +302,10 @@ def test_what_hardly_agrees_is_warned_of(
         assert "rounded without a training" not in outcome.err  # it was asked for, or is usual
 
 
+@pytest.mark.usefixtures("only_our_own_engine")
 def test_pictures_that_cannot_be_read_do_not_end_a_run(
-    camctl: "Camctl", small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    camctl: "Camctl", small: Path, tmp_path: Path
 ) -> None:
-    for module in (engines, probes):
-        monkeypatch.setattr(module, "is_installed", lambda engine: engine == "onnxruntime")
     pictures, out = tmp_path / "pictures", tmp_path / "made.cam"
     pictures.mkdir()
     for index in range(13):

@@ -7,7 +7,6 @@ import onnx
 import pytest
 from onnx import helper
 
-from camsdk.compress import engines
 from camsdk.compress.coded_model import CodedModel
 from camsdk.compress.codes import project
 from camsdk.compress.graph.layers import constants, list_layers
@@ -15,10 +14,10 @@ from camsdk.compress.graph.qdq import ActivationRange, emit_qdq
 from camsdk.compress.mnn import from_quantized
 from camsdk.compress.options import CodeSet
 from camsdk.compress.packaging import Draft
-from camsdk.compress.report import probes
 from camsdk.compress.report.probes import probe
 from support import models
 from support.artifacts import make_manifest
+from support.engines import leave_only_our_own
 
 pytestmark = pytest.mark.engines
 
@@ -63,8 +62,7 @@ def drafts(made: CodedModel) -> tuple[Draft, Draft]:
 def test_coded_layers_and_the_own_engine_are_always_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in (engines, probes):
-        monkeypatch.setattr(module, "is_installed", lambda engine: engine == "onnxruntime")
+    leave_only_our_own(monkeypatch)
     made = coded()
     source, draft = drafts(made)
     found = probe(source, draft, made, [TENSOR], 1.0)
