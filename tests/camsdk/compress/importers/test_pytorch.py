@@ -1,5 +1,6 @@
 """Imported PyTorch networks compute what PyTorch computes, and no pickle is opened."""
 
+import inspect
 import io
 import json
 import pickle
@@ -20,6 +21,7 @@ from camsdk.compress.importers.pytorch import import_pytorch
 from camsdk.errors import CamError, DataCorrupted, InvalidInput, NotFound, UnsupportedModel
 from camsdk.zoo.mobilenetv2 import MobileNetV2
 from camsdk.zoo.resnet import resnet20
+from support.torch_modules import Of
 
 GOLDEN = Path(__file__).parents[3] / "golden"
 
@@ -70,19 +72,6 @@ def test_zoo(module: nn.Module) -> None:
     nodes = {node.name: node.op_type for node in model.graph.node}
     assert {name for name, op in nodes.items() if op == "Conv"} == convolutions
     assert {name for name, op in nodes.items() if op == "BatchNormalization"} == set(norms)
-
-
-class Of(nn.Module):
-    """A function of one tensor, with parts."""
-
-    def __init__(self, function: Callable[..., Any], **parts: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self, x)
 
 
 def mixed(m: Any, x: Tensor) -> Tensor:
@@ -216,16 +205,23 @@ def test_operators(case: str) -> None:
     agree(randomize(module), *shape)
 
 
+class Multiplied(nn.Module):
+    """Of an operator that is not imported."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumprod(0)
+
+
 def test_refusals_name_the_layer() -> None:
     with pytest.raises(UnsupportedModel, match=r"'fft_fft\.default'|'fft_fft|fft"):
         import_pytorch(Of(lambda m, x: torch.fft.fft(x).real), {"x": (4,)})
+    line = inspect.getsourcelines(Multiplied.forward)[1] + 1
     where = (
-        r"'aten.cumprod.default' of layer 'part/cumprod' \(node 1 of .*test_pytorch.py line \d+\)"
+        r"'aten.cumprod.default' of layer 'part/cumprod' "
+        rf"\(node 1 of .*test_pytorch.py line {line}\)"
     )
     with pytest.raises(UnsupportedModel, match=f"{where}.*torch.onnx.export") as refused:
-        import_pytorch(
-            Of(lambda m, x: m.part(x + 1), part=Of(lambda m, x: x.cumprod(0))), {"x": (4,)}
-        )
+        import_pytorch(Of(lambda m, x: m.part(x + 1), part=Multiplied()), {"x": (4,)})
     assert len(str(refused.value)) < 500
     with pytest.raises(UnsupportedModel, match=r"torch\.export cannot export"):
         import_pytorch(Of(lambda m, x: x if x.sum() > 0 else -x), {"x": (4,)})

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from camsdk.compress.importers.pytorch import import_pytorch
 from camsdk.errors import UnsupportedModel
+from support.torch_modules import Of
 
 
 @pytest.fixture(autouse=True)
@@ -38,19 +39,6 @@ def agree(module: nn.Module, shape: tuple[int, ...]) -> None:
             else:
                 assert value.dtype == wanted.numpy().dtype
                 np.testing.assert_array_equal(value, wanted.numpy())
-
-
-class Of(nn.Module):
-    """A function of one tensor, with parts."""
-
-    def __init__(self, function: Callable[..., Any], **parts: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self, x)
 
 
 def ssd_head(m: Any, x: Tensor) -> tuple[Tensor, ...]:
