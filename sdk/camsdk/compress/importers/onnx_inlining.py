@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from camsdk.compress.importers.runnable import ELEMENT_BITS
 from camsdk.errors import ResourceExhausted, UnsupportedModel
 
 MAX_STEPS: Final = 20_000
@@ -121,6 +122,16 @@ def _subgraph(node: _Named, name: str) -> onnx.GraphProto:
 def _refused(node: _Named, what: str) -> UnsupportedModel:
     title = node.name or next(iter(node.output), "")
     return UnsupportedModel(f"node {title!r} ({node.op_type}) {what}", _HINT)
+
+
+def _no_rows(node: _Named, info: onnx.ValueInfoProto) -> NDArray[Any]:
+    """What a loop of no rounds collects: nothing, of the shape and type that a row would have."""
+    row = info.type.tensor_type
+    is_known = row.HasField("shape") and all(dim.HasField("dim_value") for dim in row.shape.dim)
+    if not is_known or row.elem_type not in ELEMENT_BITS:
+        raise _refused(node, f"collects rows of unknown shape, {info.name!r}, in no rounds")
+    lengths = [dim.dim_value for dim in row.shape.dim]
+    return np.zeros((0, *lengths), helper.tensor_dtype_to_np_dtype(row.elem_type))
 
 
 class _Walk:
@@ -260,10 +271,12 @@ class _Walk:
         """``Loop``."""
         rounds, goes = self._number(node, 0, "a count"), self._number(node, 1, "a condition")
         body, carried = _subgraph(node, "body"), list(node.input[2:])
+        if goes == 0:
+            rounds = 0
         if rounds is None:
             raise _refused(node, "has no count of rounds")
         rows: list[list[str]] = [[] for _ in node.output[len(carried) :]]
-        for number in range(0 if goes == 0 else rounds):
+        for number in range(rounds):
             self._step()
             values = [self._stored("round", np.array(number)), self._stored("goes", np.array(True))]
             inputs = [info.name for info in body.input]
@@ -276,10 +289,12 @@ class _Walk:
             if not self._value(node, goes_on, "an end"):
                 break
         names.update(zip(node.output, carried, strict=False))
-        for output, row in zip(node.output[len(carried) :], rows, strict=True):
-            if not row:
-                raise _refused(node, "collects what it makes in no rounds")
-            self.add("Concat", row, output, axis=0)
+        collected = body.output[1 + len(carried) :]
+        for output, row, info in zip(node.output[len(carried) :], rows, collected, strict=True):
+            if row:
+                self.add("Concat", row, output, axis=0)
+            else:
+                names[output] = self._stored(output, _no_rows(node, info))
 
     def _unsqueezed(self, name: str, axis: int) -> str:
         output = self._fresh(f"{name}/row")

@@ -29,6 +29,20 @@ GOES, ENDS, COMPUTED = (
     "s = ReduceSum <keepdims = 0> (held) goes_on = Cast <to = 9> (s)",
 )
 
+WHILE = """
+   go = Constant <value = bool {{{value}}}> ()
+   last, rows = Loop (, go, x) <body = body (int64 i, bool goes, float[2,6] held)
+      => (bool goes_on, float[2,6] next, float[2,6] row) {{
+         s = ReduceSum <keepdims = 0> (held)
+         goes_on = Cast <to = 9> (s)
+         next = Neg (held)
+         row = Exp (held)
+   }}>
+   one = Constant <value = float[1,2,6] {{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}}> ()
+   all = Concat <axis = 0> (rows, one)
+   y = Add (last, all)
+"""
+
 BRANCHES = """
    yes = Constant <value = bool {{{value}}}> ()
    a = Neg (x)
@@ -84,6 +98,7 @@ def computed(model: onnx.ModelProto) -> np.ndarray:
         BRANCHES.format(value=0),
         LOOP.format(rounds=3, condition=GOES),
         LOOP.format(rounds=3, condition=ENDS),
+        WHILE.format(value=0),
         LISTS,
         "c = Constant <value = bool {1}> () y = If (c) <then_branch = t () => (float[2,6] x) {}>",
     ],
@@ -92,6 +107,7 @@ def computed(model: onnx.ModelProto) -> np.ndarray:
         "else of else",
         "loop",
         "loop that ends",
+        "loop that never begins",
         "sequences",
         "branch that makes nothing",
     ],
@@ -109,7 +125,9 @@ def test_what_is_decided_beforehand_becomes_plain(body: str) -> None:
     ("body", "match"),
     [
         (LOOP.format(rounds=3, condition=COMPUTED), r"\(Loop\) has an end that is computed"),
-        (LOOP.format(rounds=0, condition=GOES), r"\(Loop\) collects what it makes in no rounds"),
+        (LOOP.format(rounds=0, condition=GOES).replace("[2,6] row)", "[N,6] row)"),
+         r"\(Loop\) collects rows of unknown shape, 'row', in no rounds"),
+        (WHILE.format(value=1), r"\(Loop\) has no count of rounds"),
         ("s = ReduceSum <keepdims = 0> (x) n = Cast <to = 7> (s) l = SequenceConstruct (x, x) "
          "y = SequenceAt (l, n)", r"'y' \(SequenceAt\) has a place that is computed"),
         ("l = SplitToSequence (x) y = ConcatFromSequence <axis = 0> (l)", "as many tensors as"),
