@@ -153,7 +153,7 @@ def compress(
     Frames to calibrate and train on and frames to evaluate on never overlap. Where something is
     trained, rounding alone is measured beside it on a few other frames, and the better is kept.
     """
-    from camsdk.compress.compressing import can_train
+    from camsdk.compress.option_checks import can_train
     from camsdk.compress.packaging import CPU_HARDWARE
 
     draft = read_draft(source)
@@ -213,12 +213,13 @@ def _made(
     draft: "Draft", wishes: Wishes, target: _Target, data: str, seed: int, output: Output
 ) -> "Compressed":
     from camsdk.compress import compressing
+    from camsdk.compress.option_checks import check_options
 
     footage = split = None
     if data != "none":
         footage, split = _chosen(Path(data), draft, wishes, output)
     options = wishes.as_options()
-    compressing.check_options(draft, footage, options)
+    check_options(draft, footage, options)
     folder, kept = None, list[Path]()
     if options.train is not None:
         demand("torch", "torch_pruning")

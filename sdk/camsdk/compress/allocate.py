@@ -84,6 +84,10 @@ class Solution:
     bound: float
 
 
+Point = tuple[float, float, LayerChoice]
+"""Cost, error, choice."""
+
+
 def allocate(
     layers: Iterable[Layer],
     sensitivity: Sensitivity,
@@ -148,10 +152,27 @@ def solve(
         name: _hull([(costs[name][c], error, c) for c, error in table.items()])
         for name, table in errors.items()
     }
+    least = sum(hull[0][0] for hull in hulls.values())
+    if least > limit:
+        raise OverBudgetError("the limit cannot be met", f"the least is {least:g}", least)
+    chosen, bound = _descend(hulls, limit)
+    chosen = _spend_rest(chosen, errors, costs, limit)
+    return Solution(
+        {name: point[2] for name, point in chosen.items()},
+        sum(point[1] for point in chosen.values()),
+        sum(point[0] for point in chosen.values()),
+        bound,
+    )
+
+
+def _descend(hulls: Mapping[str, list[Point]], limit: float) -> tuple[dict[str, Point], float]:
+    """From the cheapest points down the hulls, steepest step first, up to the limit.
+
+    Returns:
+        A point a layer, and what the relaxation's error is at the least.
+    """
     chosen = {name: hull[0] for name, hull in hulls.items()}
     spent = sum(point[0] for point in chosen.values())
-    if spent > limit:
-        raise OverBudgetError("the limit cannot be met", f"the least is {spent:g}", spent)
     steps = sorted(
         ((b[1] - a[1]) / (b[0] - a[0]), name, index)
         for name, hull in hulls.items()
@@ -168,13 +189,7 @@ def solve(
         spent += step
         bound += point[1] - chosen[name][1]
         chosen[name] = point
-    chosen = _spend_rest(chosen, errors, costs, limit)
-    return Solution(
-        {name: point[2] for name, point in chosen.items()},
-        sum(point[1] for point in chosen.values()),
-        sum(point[0] for point in chosen.values()),
-        bound,
-    )
+    return chosen, bound
 
 
 def with_choices(
@@ -195,9 +210,6 @@ def with_choices(
         layers[name] = replace(before, weights=replace(weights, code_set=code_set))
     return replace(options, layers=layers), {n: choice.sparsity for n, choice in choices.items()}
 
-
-Point = tuple[float, float, LayerChoice]
-"""Cost, error, choice."""
 
 UNITS: Final = {"macs": "non-zero multiply-accumulates", "bytes": "bytes", "latency": "ms"}
 

@@ -34,19 +34,16 @@ from camsdk.compress.figures import Agreement
 from camsdk.compress.footage import Footage, choose_frames
 from camsdk.compress.graph.optimise import Report, optimise
 from camsdk.compress.latency import DeviceProfile, predict_model_ms
+from camsdk.compress.option_checks import check_options
 from camsdk.compress.options import Budget, CompressOptions, Filter, PruneOptions
 from camsdk.compress.packaging import CPU_HARDWARE, Draft
 from camsdk.compress.report.collect import collect_facts, draw_samples, few_inputs
 from camsdk.compress.report.facts import RunFacts
 from camsdk.compress.sensitivity import Floats
 from camsdk.compress.steps import OnProgress, Steps, work_of
-from camsdk.errors import InvalidInput
 
 if TYPE_CHECKING:
     from camsdk.compress.training.compressing import School
-
-TRAINABLE_DECODERS: Final = ("nanodet-gfl", "class-scores", "class-map")
-"""Of the models whose outputs a training can imitate."""
 
 _X86: Final = ("x86", "amd64", "x64", "i386", "i686")
 
@@ -147,54 +144,6 @@ def compress(
     steps = Steps(work_of(options, split), on_progress, on_phase)
     run = _Run(material, options, steps, work, on_kept)
     return run.through(profile)
-
-
-def check_options(source: Draft, footage: Footage | None, options: CompressOptions) -> None:
-    """What can be refused before any work.
-
-    Raises:
-        InvalidInput: Two options, or an option and the model or the data, do not go together.
-    """
-    prune = options.prune
-    if options.quantize is None:
-        raise InvalidInput("an artifact of the fleet is quantized", "give bits from 1 to 8")
-    has_filters = prune is not None and isinstance(prune.granularity, Filter)
-    if has_filters and options.budget is not None:
-        raise InvalidInput(
-            "filters are tied across layers and cannot be shared out under a budget",
-            "give a sparsity in place of the budget, or prune elements or blocks",
-        )
-    if options.train is None:
-        if options.distill is not None:
-            raise InvalidInput(
-                "what is distilled is learned, and nothing is trained",
-                "give options of a training, or leave distill out",
-            )
-        if has_filters and prune is not None and prune.sparsity:
-            raise InvalidInput(
-                "whole filters are removed while the model is trained",
-                "give data and epochs to train, or prune elements, N:M or blocks",
-            )
-        return
-    if footage is None:
-        raise InvalidInput(
-            "there is no data to train on",
-            "give a recording or a folder of pictures, or set epochs to 0",
-        )
-    if not can_train(source):
-        spec = source.manifest
-        raise InvalidInput(
-            f"a {spec.kind} with {spec.output.decoder} outputs and {spec.input.layout} input "
-            "cannot be trained",
-            f"what can be trained has {' or '.join(TRAINABLE_DECODERS)} outputs and NCHW input; "
-            "set epochs to 0 to round and prune this one after its training",
-        )
-
-
-def can_train(source: Draft) -> bool:
-    """Whether a training can imitate this model's outputs."""
-    spec = source.manifest
-    return spec.output.decoder in TRAINABLE_DECODERS and spec.input.layout == "NCHW"
 
 
 class _Run:

@@ -13,8 +13,8 @@ from camsdk.artifact.manifest import OutputSpec
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress.class_agreement import divergence
 from camsdk.compress.coded_model import CodedModel
-from camsdk.compress.compressing import can_train
 from camsdk.compress.graph.qdq import emit_qdq
+from camsdk.compress.option_checks import can_train
 from camsdk.compress.options import (
     CodeSet,
     CompressOptions,
