@@ -103,13 +103,22 @@ def write_draft(draft: "Draft", out: Path | None) -> Path:
     from camsdk.artifact.bundle import pack
 
     path = out or Path(f"{draft.manifest.name}-{draft.manifest.version}.cam")
+    write_out(path, pack(draft.manifest, draft.members, None))
+    return path
+
+
+def write_out(path: Path, content: bytes) -> None:
+    """To where ``--out`` says.
+
+    Raises:
+        InvalidInput: It cannot be written there.
+    """
     try:
-        path.write_bytes(pack(draft.manifest, draft.members, None))
+        path.write_bytes(content)
     except OSError as error:
         raise InvalidInput(
             f"{path} cannot be written: {error.strerror}", "name another place with --out"
         ) from error
-    return path
 
 
 def report(output: Output, draft: "Draft", path: Path, figures: Mapping[str, Any]) -> None:
@@ -123,6 +132,14 @@ def report(output: Output, draft: "Draft", path: Path, figures: Mapping[str, Any
     sign = f"camctl model sign {path} (with the key that camctl serve makes where there is none)"
     is_small = manifest.precision != "fp32"
     output.note(f"next: {sign}" if is_small else f"next: camctl model compress {path}, or {sign}")
+
+
+def tell(output: Output, facts: Mapping[str, Any]) -> None:
+    """Facts by name, figures among them with as many digits as a person reads."""
+    if output.is_json:
+        output.json(facts)
+    else:
+        output.fields({key: shown(value) for key, value in facts.items()})
 
 
 def shown(value: object) -> str:

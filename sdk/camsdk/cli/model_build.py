@@ -12,8 +12,9 @@ from camsdk.cli.drafts import (
     check_suffix,
     check_writable,
     report,
-    shown,
+    tell,
     write_draft,
+    write_out,
 )
 from camsdk.cli.model_import import Wishes, make_import_draft, parse_numbers, parse_shapes
 from camsdk.cli.output import Output
@@ -274,19 +275,11 @@ def _wishes(
 
 def _write_onnx(model: "onnx.ModelProto", out: Path, output: Output) -> None:
     content = model.SerializeToString(deterministic=True)
-    try:
-        out.write_bytes(content)
-    except OSError as error:
-        raise InvalidInput(
-            f"{out} cannot be written: {error.strerror}", "name another place with --out"
-        ) from error
+    write_out(out, content)
     facts: dict[str, Any] = {"path": str(out), "bytes": len(content)}
     facts["inputs"] = [info.name for info in model.graph.input]
     facts["outputs"] = [info.name for info in model.graph.output]
-    if output.is_json:
-        output.json(facts)
-    else:
-        output.fields({key: shown(value) for key, value in facts.items()})
+    tell(output, facts)
 
 
 def _plain_name(path: Path) -> str:

@@ -49,7 +49,7 @@ from camsdk.cli.drafts import (
     check_writable,
     read_draft,
     report,
-    shown,
+    tell,
     write_draft,
 )
 from camsdk.cli.extras import demand
@@ -286,10 +286,7 @@ def evaluate(
             on_frame=lambda done: on_progress(done, count),
         )
     figures = figures_of(agreement, truth, draft)
-    if is_json:
-        output.json(figures)
-    else:
-        output.fields({key: shown(value) for key, value in figures.items()})
+    tell(output, figures)
     note_nothing_found(output, agreement)
 
 

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from camsdk.cli.drafts import DraftArgument, read_draft, shown
+from camsdk.cli.drafts import DraftArgument, read_draft, tell, write_out
 from camsdk.cli.extras import demand
 from camsdk.cli.output import Output
 from camsdk.cli.profile import JsonOption
-from camsdk.errors import InvalidInput
 
 if TYPE_CHECKING:
     from camsdk.compress.packaging import Draft
@@ -61,18 +60,9 @@ def export(
     draft = read_draft(source)
     path = out or Path(f"{draft.manifest.name}-{draft.manifest.version}.{engine}")
     content, figures = (draft.model, {}) if engine == "onnx" else _as_mnn(draft, bits)
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise InvalidInput(
-            f"{path} cannot be written: {error.strerror}", "name another place with --out"
-        ) from error
+    write_out(path, content)
     facts = {"path": str(path), "model": draft.manifest.reference, "bytes": len(content), **figures}
-    output = Output(is_json=is_json)
-    if is_json:
-        output.json(facts)
-    else:
-        output.fields({key: shown(value) for key, value in facts.items()})
+    tell(Output(is_json=is_json), facts)
 
 
 def _as_mnn(draft: "Draft", bits: int | None) -> tuple[bytes, dict[str, Any]]:
