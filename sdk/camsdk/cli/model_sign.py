@@ -1,6 +1,5 @@
 """``camctl model sign|show``: bundles (``.cam`` files) on this machine, and what is in them."""
 
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ from camsdk.cli.moments import show_moment
 from camsdk.cli.output import Output
 from camsdk.cli.profile import Cloud, DataOption, JsonOption, cloud_command, is_typed
 from camsdk.errors import ArtifactRefused, InvalidInput, NotFound, ResourceExhausted
+from camsdk.files import write_atomic
 
 if TYPE_CHECKING:
     from camsdk.artifact.bundle import Contents
@@ -220,12 +220,9 @@ def _read(path: Path) -> bytes:
 
 def _replace(path: Path, data: bytes) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        write_atomic(path, data, mode=None)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InvalidInput(
             f"{path} cannot be written: {error.strerror}", "choose another place with --out"
         ) from error
