@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from camsdk.cli.compress_options import Wishes
+from camsdk.cli.compress_wishes import Wishes
 from camsdk.cli.output import Output
 from camsdk.errors import InvalidInput
 

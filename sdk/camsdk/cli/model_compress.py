@@ -29,7 +29,6 @@ from camsdk.cli.compress_options import (
     RateOption,
     RoundingOption,
     SparsityOption,
-    Wishes,
     WorkOption,
 )
 from camsdk.cli.compress_result import (
@@ -39,6 +38,7 @@ from camsdk.cli.compress_result import (
     note_outcome,
     write_report,
 )
+from camsdk.cli.compress_wishes import Wishes
 from camsdk.cli.drafts import (
     DraftArgument,
     NameOption,

@@ -13,7 +13,8 @@ import pytest
 from camsdk.artifact.bundle import pack, read_unverified
 from camsdk.artifact.hardware import local_hardware
 from camsdk.cli import model_compress
-from camsdk.cli.compress_options import DEFAULT_EPOCHS, Wishes
+from camsdk.cli.compress_options import DEFAULT_EPOCHS
+from camsdk.cli.compress_wishes import Wishes
 from camsdk.compress import candidates, compressing, evaluate
 from camsdk.compress.options import ActivationOptions, Block, CodeSet, Filter, NOfM
 from camsdk.compress.training import compressing as training
