@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,11 +132,13 @@ def keep_in(folder: Path, program: str, on_kept: Callable[[Path], None]) -> Keep
         program: Its digest.
 
     Raises:
-        InvalidInput: There can be no such folder.
+        InvalidInput: There can be no such folder, or it cannot be written to.
         ResourceExhausted: The disk is full.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise unusable(folder, error) from error
     return Keep(folder, f"{program} {np.__version__} {onnxruntime.__version__}", on_kept)

@@ -160,6 +160,7 @@ class _Run:
         self._material, self._options = material, options
         self._steps, self._folder, self._on_kept = steps, work, on_kept
         self._kept: list[Path] = []
+        self._keep = self._place()  # refused before minutes of work whose end could not be kept
         self._allotter: Allotter | None = None
 
     def through(self, profile: DeviceProfile | Path | None) -> Compressed:
@@ -232,12 +233,12 @@ class _Run:
 
     def _emitted(self, model: onnx.ModelProto, plan: Plan) -> Candidate:
         with self._steps.phase("quantize") as tell:
-            rounding, plan = round_after_training(self._material, model, plan, tell, self._keep())
+            rounding, plan = round_after_training(self._material, model, plan, tell, self._keep)
         with self._steps.phase("emit"):
             facts = facts_of(rounding, plan.quantize)
             return emit(self._material, rounding.made, plan, facts, rounding.inputs_sha256)
 
-    def _keep(self) -> Keep | None:
+    def _place(self) -> Keep | None:
         """Where a training may be killed after it, a rounding is kept."""
         if self._folder is None or self._options.train is None:
             return None

@@ -28,6 +28,7 @@ from camsdk.compress.rounding_file import Rounding
 from camsdk.errors import InvalidInput
 from support.small_detector import small_detector
 
+UNWRITABLE = Path("/proc")  # even to root
 SOURCE = small_detector()
 MATERIAL = Material(SOURCE, None, None, 0, "small", 1, ())
 
@@ -83,7 +84,10 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match=f"^{folder} cannot be used") as caught:
             keep_in(folder, "1", lambda _: None)
         assert "another folder" in caught.value.hint
+    with pytest.raises(InvalidInput, match=f"^{UNWRITABLE} cannot be used"):
+        keep_in(UNWRITABLE, "1", lambda _: None)
     keep = keep_in(tmp_path / "missing" / "work", "1", lambda _: None)
+    assert not list(keep.folder.iterdir())
     assert keep.folder.is_dir()
     assert np.__version__ in keep.code
 

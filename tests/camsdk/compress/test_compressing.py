@@ -356,6 +356,16 @@ def test_what_does_not_go_together_is_refused_before_any_work(clip: Path) -> Non
     assert "nanodet-gfl" in caught.value.hint
 
 
+def test_a_folder_of_work_that_cannot_be_is_refused_before_any_work(
+    clip: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "work").write_bytes(b"")
+    counted: list[int] = []
+    with pytest.raises(InvalidInput, match="work cannot be used"):
+        run(clip, tmp_path / "work", on_progress=lambda done, total: counted.append(done))
+    assert not counted
+
+
 def test_the_count_never_falls_and_reaches_the_end(short: Progressed) -> None:
     counted = short[1]
     assert counted == sorted(counted)
