@@ -1,4 +1,4 @@
-"""The teacher of those contenders that have one: the float network that all start from."""
+"""The teacher of those peers that are given one: the float network that all start from."""
 
 import torch
 from torch import Tensor, nn

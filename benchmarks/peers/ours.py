@@ -1,10 +1,13 @@
-"""Ours: ``camsdk.compress.training`` in the shared loop."""
+"""Ours: ``camsdk.compress.training`` in the shared loop, with the float network as its teacher."""
+
+import copy
 
 from torch import Tensor, nn
 
 from camsdk.compress.options import (
     ActivationOptions,
     CodeSet,
+    DistillOptions,
     Filter,
     LayerOptions,
     PruneOptions,
@@ -12,17 +15,30 @@ from camsdk.compress.options import (
     WeightOptions,
 )
 from camsdk.compress.training.admm import AdmmMethod
+from camsdk.compress.training.distill import Distiller
 from camsdk.compress.training.method import Method
 from camsdk.compress.training.pruning import PruneMethod
 from peers.recipe import Contender, Row
 
+PRUNED_LOGITS = 2.0
+"""Weight of the teacher of a float network with zeros; ``DistillOptions`` has the figures."""
+
 
 def prepare(module: nn.Module, row: Row, edges: tuple[str, ...], example: Tensor) -> Contender:
     """Quantized, pruned, or both in one schedule."""
+    teacher = copy.deepcopy(module)
     method = _method(row, edges)
     method.attach(module, example)
+    options = DistillOptions(PRUNED_LOGITS) if row.weight_bits is None else DistillOptions()
+    distiller = Distiller(options, teacher, module, example)
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        logits = module(images)
+        return nn.functional.cross_entropy(logits, labels) + distiller(logits, images)
+
     return Contender(
         module,
+        loss=loss,
         after_backward=method.after_backward,
         after_step=method.after_step,
         finish=method.finish,

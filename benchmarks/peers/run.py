@@ -1,6 +1,6 @@
 """One contender in its own process: ``run.py METHOD NET SEED ROW.json STATE.pt DATA OUT.json``.
 
-``METHOD_distilled`` is the method with the float network as its teacher; ours has it always.
+``METHOD_distilled`` is the method with the float network as its teacher.
 """
 
 import copy
@@ -44,12 +44,12 @@ def prepared(method: str, module: nn.Module, row: Row, net: str, example: Tensor
     """The module as the method trains it."""
     if method == "float":
         return Contender(module)
-    teacher = copy.deepcopy(module).eval()
     name = method.removesuffix("_distilled")
+    teacher = copy.deepcopy(module).eval() if name != method else None
     contender: Contender = importlib.import_module(f"peers.{name}").prepare(
         module, row, EDGES[net], example
     )
-    return distilled(contender, teacher) if method == "ours" or name != method else contender
+    return contender if teacher is None else distilled(contender, teacher)
 
 
 def main() -> None:

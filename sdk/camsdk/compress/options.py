@@ -219,12 +219,16 @@ class DistillOptions:
     """What the student learns from the float network.
 
     Attributes:
-        logits: Weight of the Kullback-Leibler divergence of softened logits (arXiv:1503.02531).
+        logits: Weight of the Kullback-Leibler divergence of softened logits (arXiv:1503.02531),
+            beside the labels of a task. A student that can surpass its teacher wants a small one,
+            one that has lost much a large one: ResNet-20 on held-out pictures of Fashion-MNIST,
+            half an epoch, mean of 2 seeds, had 91.3, 91.6, 91.6 and 91.2% with weights 0, 1/4, 1/2
+            and 1 at 3 bits, and 87.0, 87.8, 88.5 and 88.8% with 0, 1/4, 1 and 2 at 97% zeros.
         temperature: Of the softening.
         features: Weight of the squared error of normalised inner features (arXiv:1612.03928).
     """
 
-    logits: float = 1.0
+    logits: float = 0.5
     temperature: float = 4.0
     features: float = 0.0
 
