@@ -1,13 +1,14 @@
 """Compression by training, ours against the peers' own code: same network, pictures and steps.
 
     python benchmarks/compression.py [--nets NAME ...] [--rows NAME ...] [--methods NAME ...]
-        [--seeds N] [--epochs E] [--out FOLDER] [--list]
+        [--seeds N] [--epochs E] [--minutes M] [--out FOLDER] [--list]
 
 Every contender starts from the same float network of its seed and gets the same pictures in the
 same order for the same number of steps (``benchmarks/peers/recipe.py``). The judge is the test set
 of Fashion-MNIST, which nothing is chosen by: methods are tuned on 5,000 held-out training pictures.
-``drop`` is against the float network that got the same additional epochs, mean over seeds with its
-standard error.
+A cell is the drop in points against the float network that got the same additional epochs, mean
+over seeds with its standard error, and the last column how far ours is ahead of the best peer, as
+mean and standard error of the differences of the seeds that both have.
 
 Peers run in environments of their own, made in the user's cache folder at the first run (pinned;
 each about 1 GB with torch). The whole table takes hours on two cores; finished runs are kept in
@@ -16,17 +17,20 @@ a changed method is measured anew.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER))
@@ -60,11 +64,21 @@ EIGHT = (Row("W8A8", 8, 8),)
 PRUNED = tuple(Row(f"S{percent}", sparsity=percent / 100) for percent in (90, 95, 97))
 FILTERS = tuple(Row(f"F{percent}", removed_macs=percent / 100) for percent in (50, 70))
 JOINT = (Row("S90W3A8", 3, 8, 0.9),)
-EIGHT_BITS = ("ours", "lsq", "nncf_qat")
-QUANTIZERS = ("ours", "lsq", "lsq_distilled", "brevitas_qat")
-PRUNERS = ("ours", "magnitude", "magnitude_distilled")
-FILTER_PRUNERS = ("ours", "torch_pruning", "torch_pruning_distilled")
+TABLES = (
+    (
+        (EIGHT, ("ours", "lsq", "nncf_qat")),
+        (QUANTIZED, ("ours", "lsq", "lsq_distilled", "brevitas_qat")),
+    ),
+    ((PRUNED, ("ours", "magnitude", "magnitude_distilled")),),
+    ((FILTERS, ("ours", "torch_pruning", "torch_pruning_distilled")),),
+    ((JOINT, ("ours",)),),
+)
+"""Rows and who can do what they ask for, by table."""
+Group = tuple[tuple[tuple[Row, ...], tuple[str, ...]], ...]
 PRETRAIN_EPOCHS = 3.0
+Result = dict[str, Any]
+Drops = dict[str, dict[int, float]]
+"""In points by method and seed."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +101,7 @@ def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
     for seed in range(arguments.seeds):
         for net in arguments.nets:
             yield Job(net, Row("float"), "float", seed)
-            for rows, methods in (
-                (EIGHT, EIGHT_BITS),
-                (QUANTIZED, QUANTIZERS),
-                (PRUNED, PRUNERS),
-                (FILTERS, FILTER_PRUNERS),
-                (JOINT, ("ours",)),
-            ):
+            for rows, methods in itertools.chain(*TABLES):
                 for row in rows:
                     if arguments.rows and row.name not in arguments.rows:
                         continue
@@ -126,10 +134,15 @@ def pretrained(net: str, seed: int, folder: Path) -> Path:
     return state
 
 
-def run(job: Job, state: Path, epochs: float, folder: Path) -> dict[str, object]:
-    """The job's result, from an earlier run of the same code or from a new one."""
+def run(job: Job, state: Path, epochs: float, folder: Path, until: float) -> Result | None:
+    """The job's result, from an earlier run of the same code or from a new one.
+
+    None if it is not there and the time until which jobs start is over.
+    """
     out = folder / f"{job.name}-{epochs:g}-{digest(job.method)}.json"
     if not out.is_file():
+        if time.monotonic() > until:
+            return None
         data = {key: _pulled(part) for key, part in (("train", "train"), ("test", "t10k"))}
         command = [
             str(interpreter(job.method)), "-m", "peers.run", job.method, job.net, str(job.seed),
@@ -139,7 +152,7 @@ def run(job: Job, state: Path, epochs: float, folder: Path) -> dict[str, object]
         if done.returncode:
             raise SystemExit(f"{job.name} failed:\n{done.stderr[-2000:]}")
         print(done.stdout.splitlines()[-1], file=sys.stderr)
-    result: dict[str, object] = json.loads(out.read_text())
+    result: Result = json.loads(out.read_text())
     return result
 
 
@@ -147,37 +160,69 @@ def _pulled(part: str) -> list[str]:
     return [str(assets.pull(f"fashion-mnist-{part}-{kind}.gz")) for kind in ("images", "labels")]
 
 
-def table(results: list[dict[str, object]]) -> str:
-    """Markdown: drop in points for every row and method, the best of a row in bold."""
-    base = {(r["net"], r["seed"]): float(r["test"]) for r in results if r["method"] == "float"}
-    drops: dict[tuple[object, object], dict[object, list[float]]] = {}
+def report(results: list[Result], nets: list[str]) -> str:
+    """Markdown: a table for each group of peers, and what the float networks can."""
+    base = {(r["net"], r["seed"]): r["test"] for r in results if r["method"] == "float"}
+    drops: dict[tuple[str, str], Drops] = {}
     for r in results:
         if r["method"] != "float" and (r["net"], r["seed"]) in base:
-            cell = drops.setdefault((r["net"], r["row"]), {}).setdefault(r["method"], [])
-            cell.append(base[r["net"], r["seed"]] - float(r["test"]))
-    methods = list(dict.fromkeys((*EIGHT_BITS, *QUANTIZERS, *PRUNERS, *FILTER_PRUNERS)))
-    lines = ["| network | row | " + " | ".join(methods) + " |", "|---" * (len(methods) + 2) + "|"]
-    for (net, row), cells in drops.items():
-        best = min(statistics.mean(values) for values in cells.values())
-        shown = [_shown(cells.get(method), best) for method in methods]
-        lines.append(f"| {net} | {row} | " + " | ".join(shown) + " |")
-    for net in dict.fromkeys(net for net, _ in base):
-        values = [value for (name, _), value in base.items() if name == net]
-        starts = [float(r["start"]) for r in results if r["method"] == "float" and r["net"] == net]
-        lines.append(
-            f"\n{net}: float {statistics.mean(values):.2f}% after these epochs, "
-            f"{statistics.mean(starts):.2f}% before, over {len(values)} seeds"
-        )
-    return "\n".join(lines)
+            cells = drops.setdefault((r["net"], r["row"]), {})
+            cells.setdefault(r["method"], {})[r["seed"]] = base[r["net"], r["seed"]] - r["test"]
+    parts = [table(group, nets, drops) for group in TABLES]
+    for net in nets:
+        ends = [value for (name, _), value in base.items() if name == net]
+        starts = [r["start"] for r in results if r["method"] == "float" and r["net"] == net]
+        if ends:
+            parts.append(
+                f"{net}: float {statistics.mean(ends):.2f}% after these epochs, "
+                f"{statistics.mean(starts):.2f}% before, over {len(ends)} seeds"
+            )
+    return "\n\n".join(part for part in parts if part)
 
 
-def _shown(values: list[float] | None, best: float) -> str:
+def table(group: Group, nets: list[str], drops: dict[tuple[str, str], Drops]) -> str:
+    """Of the rows that were run at all."""
+    methods = list(dict.fromkeys(method for _, names in group for method in names))
+    columns = ["network", "row", *methods, "ours ahead by"]
+    lines = []
+    for net in nets:
+        for rows, able in group:
+            for row in rows:
+                if cells := drops.get((net, row.name)):
+                    best = min(statistics.mean(values.values()) for values in cells.values())
+                    shown = [_shown(cells.get(m), best, m in able) for m in methods]
+                    lines.append(f"| {' | '.join([net, row.name, *shown, _lead(cells, able)])} |")
+    head = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return "\n".join([*head, *lines]) if lines else ""
+
+
+def _shown(values: dict[int, float] | None, best: float, is_able: bool) -> str:
     if not values:
-        return ""
-    mean = statistics.mean(values)
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    text = f"{mean:+.2f} ± {error:.2f}"
+        return "not run" if is_able else ""
+    mean, error = _mean(list(values.values()))
+    text = f"{mean:+.2f} ± {error:.2f}" if len(values) > 1 else f"{mean:+.2f} (one seed)"
     return f"**{text}**" if mean == best else text
+
+
+def _lead(cells: Drops, able: tuple[str, ...]) -> str:
+    """Of ours before the best peer; nobody is ahead while somebody who can is missing."""
+    ours, peers = cells.get("ours"), [name for name in able if name != "ours"]
+    if not peers:
+        return "no peer does it"
+    if not ours or any(name not in cells for name in peers):
+        return "open"
+    first = min(peers, key=lambda name: statistics.mean(cells[name].values()))
+    shared = [cells[first][seed] - ours[seed] for seed in sorted(ours.keys() & cells[first].keys())]
+    if not shared:
+        return "open"
+    mean, error = _mean(shared)
+    return f"{mean:+.2f} ± {error:.2f} ({first})" if len(shared) > 1 else f"{mean:+.2f} ({first})"
+
+
+def _mean(values: list[float]) -> tuple[float, float]:
+    """With its standard error."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return statistics.mean(values), error
 
 
 def main() -> None:
@@ -187,6 +232,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=[])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=0.5)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no job after")
     parser.add_argument("--out", type=Path, default=CACHE / "compression")
     parser.add_argument("--list", action="store_true", help="show what would run")
     arguments = parser.parse_args()
@@ -198,17 +244,20 @@ def main() -> None:
     for method in {job.method for job in wanted}:
         interpreter(method)
     states = {(job.net, job.seed) for job in wanted}
+    until = time.monotonic() + 60 * arguments.minutes
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         made = dict(
             zip(states, pool.map(lambda s: pretrained(*s, arguments.out), states), strict=True)
         )
         results = list(
             pool.map(
-                lambda job: run(job, made[job.net, job.seed], arguments.epochs, arguments.out),
+                lambda job: run(
+                    job, made[job.net, job.seed], arguments.epochs, arguments.out, until
+                ),
                 wanted,
             )
         )
-    print(table(results))
+    print(report([result for result in results if result is not None], arguments.nets))
 
 
 if __name__ == "__main__":
