@@ -12,7 +12,6 @@ last, on the rounded weights. The first and the last layers keep 7 bits (``edges
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from typing import Final
@@ -39,6 +38,7 @@ from camsdk.compress.ptq.folding import (
 from camsdk.compress.ptq.inputs import Inputs
 from camsdk.compress.ptq.moments import Moments, can_unfold, gather
 from camsdk.compress.ptq.probing import Floats, float_tensors, input_shape, probe
+from camsdk.compress.ptq.quantized import LayerReport, Ptq, PtqReport
 from camsdk.compress.ptq.ranges import (
     activation_options,
     find_ranges,
@@ -65,59 +65,6 @@ _JUDGED: Final = 16
 """Inputs that ranges of different rules are compared on."""
 _STAGE_BYTES: Final = 300 * 1024**2
 """Of second moments that are held at a time."""
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """What rounding did to a layer.
-
-    Attributes:
-        noise_to_signal: Squared error of its output over the output's square, both without bias,
-            on inputs that passed the layers before; NaN where it was not measured.
-        bit_width: Of its weights.
-    """
-
-    noise_to_signal: float
-    bit_width: int
-
-
-@dataclass(frozen=True)
-class PtqReport:
-    """How a model was quantized.
-
-    Attributes:
-        layers: By layer name.
-        inputs: How many were used.
-        is_synthetic: Whether they were made up.
-        equalized: Number of pairs of layers that were equalized.
-        has_statistics: Whether BatchNorm's statistics were used.
-        best_range_rule: The rule that "best" came to; None where no tensor asked for it.
-    """
-
-    layers: Mapping[str, LayerReport]
-    inputs: int
-    is_synthetic: bool
-    equalized: int
-    has_statistics: bool
-    best_range_rule: RangeRule | None = None
-
-
-@dataclass(frozen=True)
-class Ptq:
-    """A quantized model as codes and ranges; ``graph.qdq.emit_qdq`` makes a file of them.
-
-    Attributes:
-        weights: By layer name.
-        activations: By tensor name.
-        model: The float model that the codes belong to: BatchNorm folded, equalized, biases
-            corrected. Not the one given.
-        report: See ``PtqReport``.
-    """
-
-    weights: Mapping[str, CodedTensor]
-    activations: Mapping[str, ActivationRange]
-    model: onnx.ModelProto
-    report: PtqReport
 
 
 def quantize_after_training(

@@ -20,7 +20,8 @@ from camsdk.compress.options import (
 )
 from camsdk.compress.ptq.folding import doubles, prepare, weights_of, write
 from camsdk.compress.ptq.probing import probe
-from camsdk.compress.ptq.quantizing import Ptq, quantize_after_training
+from camsdk.compress.ptq.quantized import Ptq
+from camsdk.compress.ptq.quantizing import quantize_after_training
 from camsdk.compress.ptq.rounding import towards
 from camsdk.compress.ptq.synthetic import Synthesis, synthesise
 from camsdk.compress.sessions import Session
