@@ -13,6 +13,7 @@ A model is not trusted: wrong shapes raise, and what is not finite is dropped.
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,28 @@ def decode(
     found = found[order.astype(np.int64)]
     keep = suppress(found.xyxy, found.class_ids, manifest.output.nms_iou)
     return found[keep[: manifest.output.max_detections]]
+
+
+def check_shapes(outputs: Mapping[str, NDArray[np.generic]], manifest: Manifest) -> None:
+    """That the outputs are what the manifest says, whatever they hold.
+
+    Args:
+        outputs: As in ``decode``.
+
+    Raises:
+        RuntimeFailure: A tensor is missing or has another shape; names it and both shapes.
+    """
+    if manifest.output.decoder == "nanodet-gfl":
+        shapes = {name: shape for scale in _scales(manifest) for name, shape in scale.shapes}
+    elif manifest.output.decoder == "boxes-scores-classes":
+        boxes, scores, class_ids = manifest.output.tensors
+        given = np.shape(outputs.get(boxes, ()))
+        count = given[1] if len(given) == 3 else np.size(outputs.get(scores, ()))
+        shapes = {boxes: (1, count, 4), scores: (1, count), class_ids: (1, count)}
+    else:
+        shapes = {manifest.output.tensors[0]: _class_shape(outputs, manifest)}
+    for name, shape in shapes.items():
+        _tensor(outputs, name, shape)
 
 
 def class_logits(outputs: Mapping[str, NDArray[np.generic]], manifest: Manifest) -> F32:
@@ -134,23 +157,41 @@ def _nanodet_cells(
     Class logits (classes, n), distributions (4, bins, n), centres (2, n) in pixels of the input,
     and the stride (n,).
     """
-    spec, bins = manifest.output, manifest.output.reg_max + 1
-    threshold = np.float32(_logit(spec.score_threshold))
-    for stride, logits_name, distances_name in zip(
-        spec.strides, spec.tensors[::2], spec.tensors[1::2], strict=True
-    ):
-        rows, columns = -(-manifest.input.height // stride), -(-manifest.input.width // stride)
-        classes = len(manifest.classes)
-        logits = _tensor(outputs, logits_name, (1, classes, rows, columns)).reshape(classes, -1)
-        spread = _tensor(outputs, distances_name, (1, 4 * bins, rows, columns))
+    bins = manifest.output.reg_max + 1
+    threshold = np.float32(_logit(manifest.output.score_threshold))
+    for scale in _scales(manifest):
+        found, spread = (_tensor(outputs, name, shape) for name, shape in scale.shapes)
+        logits = found.reshape(len(manifest.classes), -1)
         cells = np.flatnonzero(logits.max(axis=0) >= threshold)  # NaN compares false
-        row, column = np.divmod(cells, columns)
-        centres = (np.stack([column, row]) + np.float32(0.5)) * np.float32(stride)
+        row, column = np.divmod(cells, spread.shape[3])
+        centres = (np.stack([column, row]) + np.float32(0.5)) * np.float32(scale.stride)
         yield (
             logits[:, cells],
             spread.reshape(4, bins, -1)[:, :, cells],
             centres,
-            np.full(len(cells), stride, np.float32),
+            np.full(len(cells), scale.stride, np.float32),
+        )
+
+
+class _Scale(NamedTuple):
+    """One stride of ``nanodet-gfl``, with its logits' and its distributions' names and shapes."""
+
+    stride: int
+    shapes: tuple[tuple[str, tuple[int, ...]], tuple[str, tuple[int, ...]]]
+
+
+def _scales(manifest: Manifest) -> Iterator[_Scale]:
+    spec, size = manifest.output, manifest.input
+    for stride, logits, distances in zip(
+        spec.strides, spec.tensors[::2], spec.tensors[1::2], strict=True
+    ):
+        cells = (-(-size.height // stride), -(-size.width // stride))
+        yield _Scale(
+            stride,
+            (
+                (logits, (1, len(manifest.classes), *cells)),
+                (distances, (1, 4 * (spec.reg_max + 1), *cells)),
+            ),
         )
 
 

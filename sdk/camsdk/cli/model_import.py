@@ -127,7 +127,8 @@ def _specified(
     if wanted.get("decoder") == TENSORFLOW_SSD:
         from camsdk.compress.importers.ssd_boxes import as_detector
 
-        model, wanted["decoder"] = as_detector(model), "boxes-scores-classes"
+        model = as_detector(model, class_count)
+        wanted["decoder"] = "boxes-scores-classes"
     if KINDS.get(str(wanted.get("decoder")), "detector") == "detector":
         wanted = {"score_threshold": 0.3, "nms_iou": 0.6, **wanted}
     model = as_colour(model)

@@ -16,6 +16,7 @@ import onnx
 
 from camsdk.artifact import packed
 from camsdk.artifact.bundle import list_members
+from camsdk.artifact.decode import check_shapes
 from camsdk.artifact.manifest import (
     MAX_MEMBER_BYTES,
     CanarySpec,
@@ -29,6 +30,7 @@ from camsdk.artifact.onnx_check import check_model
 from camsdk.artifact.preprocess import make_input
 from camsdk.compress.pack_model import pack_model
 from camsdk.compress.sessions import Array, Session
+from camsdk.errors import InvalidInput, RuntimeFailure
 from camsdk.vision.frames import Frame
 
 TOOL_VERSION: Final = metadata.version("camplatform")
@@ -98,6 +100,7 @@ def make_draft(
 
     Raises:
         UnsupportedModel: It uses what a device would refuse.
+        InvalidInput: Its outputs have other shapes than the description implies.
         RuntimeFailure: It does not run.
     """
     content = model.SerializeToString(deterministic=True)
@@ -122,7 +125,20 @@ def make_draft(
         lineage=description.lineage,
         created_timestamp_s=time.time() if created_timestamp_s is None else created_timestamp_s,
     )
+    _check_outputs(expected, manifest)
     return Draft(manifest, members)
+
+
+def _check_outputs(outputs: Mapping[str, Array], manifest: Manifest) -> None:
+    """A model whose outputs nobody can decode would fail on every device that runs it."""
+    try:
+        check_shapes(outputs, manifest)
+    except RuntimeFailure as error:
+        raise InvalidInput(
+            str(error),
+            "say the classes, the order of the outputs and, of nanodet-gfl, strides and reg_max "
+            "as the model has them",
+        ) from error
 
 
 def describe(manifest: Manifest) -> Description:

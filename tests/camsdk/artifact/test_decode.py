@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from camsdk.artifact.decode import class_logits, class_scores, decode, suppress
+from camsdk.artifact.decode import check_shapes, class_logits, class_scores, decode, suppress
 from camsdk.artifact.manifest import InputSpec, Manifest, OutputSpec
 from camsdk.errors import RuntimeFailure
 from camsdk.vision import geometry
@@ -255,3 +255,33 @@ def test_what_are_no_classes_is_refused(decoder: str, tensor: NDArray[np.float32
     outputs = {} if tensor is None else {"y": tensor}
     with pytest.raises(RuntimeFailure, match="'y'"):
         class_logits(outputs, of_classes(decoder))
+
+
+def _zeros(**shapes: tuple[int, ...]) -> Outputs:
+    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"reg_max": BINS}, r"'distances_8' has shape \(1, 20, 6, 8\), .* says \(1, 24, 6, 8\)"),
+        ({"strides": (8, 32)}, r"'logits_16' has shape \(1, 3, 3, 4\), .* says \(1, 3, 2, 2\)"),
+        ({"tensors": (*NAMES[:3], "other")}, r"'other' is missing"),
+    ],
+)
+def test_outputs_of_another_shape_are_named_whatever_they_hold(
+    changes: dict[str, Any], words: str
+) -> None:
+    outputs = {name: value * 0 - 99 for name, value in random_outputs(0).items()}
+    check_shapes(outputs, manifest())
+    with pytest.raises(RuntimeFailure, match=words):
+        check_shapes(outputs, manifest(**changes))
+
+
+def test_boxes_scores_and_classes_have_to_be_as_many() -> None:
+    spec = manifest(decoder="boxes-scores-classes", tensors=("b", "s", "c"), strides=(), reg_max=0)
+    check_shapes(_zeros(b=(1, 7, 4), s=(1, 7), c=(1, 7)), spec)
+    for other in ({"s": (1, 7, 3)}, {"c": (1, 6)}, {"b": (7, 4)}, {"b": (1, 7, 5)}):
+        given = {"b": (1, 7, 4), "s": (1, 7), "c": (1, 7)} | other
+        with pytest.raises(RuntimeFailure, match=f"{next(iter(other))}' has shape"):
+            check_shapes(_zeros(**given), spec)

@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from camsdk.artifact.bundle import read_unverified
+from support.tiny_detector import tiny_detector
 
 if TYPE_CHECKING:
     from conftest import Camctl
@@ -144,3 +145,38 @@ def test_a_description_that_does_not_fit_is_said(camctl: "Camctl", tmp_path: Pat
     assert "decoder" in camctl(*start, "--decoder", "x", "--classes", classes).err
     assert "one number or three" in camctl(*decoded, "--mean", "1,2").err
     assert "NAME:SHAPE" in camctl(*decoded, "--input", "image").err
+
+
+def test_a_detector_that_its_description_does_not_fit_is_no_draft(
+    camctl: "Camctl", tmp_path: Path
+) -> None:
+    """It would be compressed, signed and pushed, and fail on every device."""
+    model, described, out = tmp_path / "yard.onnx", tmp_path / "yard.yaml", tmp_path / "yard.cam"
+    model.write_bytes(tiny_detector().SerializeToString())
+    fitting = {"classes": "[person, car]", "strides": "[8]", "reg_max": "1"}
+    start = ("model", "import", model, "--description", described, "-o", out)
+    for change, words in (
+        ({"reg_max": "2"}, "'distances' has shape (1, 8, 4, 4), its manifest says (1, 12, 4, 4)"),
+        ({"strides": "[16]"}, "'logits' has shape (1, 2, 4, 4), its manifest says (1, 2, 2, 2)"),
+        (
+            {"classes": "[person]"},
+            "'logits' has shape (1, 2, 4, 4), its manifest says (1, 1, 4, 4)",
+        ),
+    ):
+        said = fitting | change
+        described.write_text(
+            "classes: {classes}\noutput: {{decoder: nanodet-gfl, strides: {strides}, "
+            "reg_max: {reg_max}}}\n".format(**said)
+        )
+        outcome = camctl(*start)
+        assert outcome.code == 1
+        assert words in " ".join(outcome.err.split())
+        assert not out.exists()
+    outcome = camctl(*start, "--classes", _names(tmp_path, "person", "car"))
+    assert outcome.code == 0, outcome.err
+
+
+def _names(folder: Path, *names: str) -> Path:
+    path = folder / "classes.txt"
+    path.write_text("\n".join(names), encoding="utf-8")
+    return path

@@ -15,19 +15,20 @@ from camsdk.compress.importers.runnable import runnable
 from camsdk.errors import InvalidInput
 
 
-def as_detector(model: onnx.ModelProto) -> onnx.ModelProto:
+def as_detector(model: onnx.ModelProto, class_count: int) -> onnx.ModelProto:
     """Appends the conversion.
 
     Args:
         model: Input (1, height, width, 3); outputs in this order: boxes (1, n, 4) as top, left,
             bottom, right from 0 to 1, and scores (1, n, classes + 1), background first. Unchanged.
+        class_count: Of the classes that were named, the background not among them.
 
     Returns:
         The model with the outputs ``boxes`` (1, n, 4), ``scores`` (1, n) and ``classes`` (1, n),
         float32.
 
     Raises:
-        InvalidInput: Other outputs.
+        InvalidInput: Other outputs, or of another number of classes.
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)
@@ -44,6 +45,12 @@ def as_detector(model: onnx.ModelProto) -> onnx.ModelProto:
     if len(given) != 4 or shapes[1][2] < 2:
         raise InvalidInput(f"an input of shape {given} with {shapes[1][2]} scores is no detector")
     boxes, scores = (info.name for info in graph.output)
+    if shapes[1][2] != class_count + 1:
+        raise InvalidInput(
+            f"the model's output {scores!r} has shape {shapes[1]}, its {class_count} classes say "
+            f"{(*shapes[1][:2], class_count + 1)}",
+            "name all its classes but the background, which comes first and is none of them",
+        )
     height, width = given[1:3]
     stored: dict[str, NDArray[Any]] = {
         "ssd/order": np.array([1, 0, 3, 2], np.int64),

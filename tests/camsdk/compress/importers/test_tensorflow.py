@@ -118,7 +118,7 @@ def test_the_pedestrian_detector_decodes_its_boxes_as_tensorflow_does() -> None:
     options = ImportOptions(
         input_shapes={"Preprocessor/sub": (1, 300, 300, 3)}, outputs=(boxes_name, scores_name)
     )
-    model = as_detector(import_model(assets.pull("pedestrian-ssdlite.pb"), options=options))
+    model = as_detector(import_model(assets.pull("pedestrian-ssdlite.pb"), options=options), 1)
     assert not [node for node in model.graph.node if node.op_type == "Tile"]
     tensor = picture().astype(np.float32) * np.float32(2 / 255) - 1
     found = Session(model.SerializeToString()).infer(tensor)
