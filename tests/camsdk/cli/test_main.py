@@ -48,6 +48,21 @@ def test_no_command_lets_onnxruntime_keep_usage_data(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if "microsoft" in path.name.lower()] == []
 
 
+def test_threads_do_not_wait_in_busy_loops_unless_one_says_so() -> None:
+    program = (
+        "import os; from camsdk.cli.main import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(os.environ['OMP_WAIT_POLICY'], os.environ['OPENBLAS_NUM_THREADS'])"
+    )
+    unset = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "OPENBLAS_"))}
+    for given, expected in (({}, "PASSIVE 1"), ({"OPENBLAS_NUM_THREADS": "2"}, "PASSIVE 2")):
+        said = subprocess.run(
+            [sys.executable, "-c", program, "--version"],
+            env=unset | given, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert said.stdout.splitlines()[-1] == expected
+
+
 def test_version(camctl: Camctl) -> None:
     assert camctl("--version").out.startswith("camctl ")
 
