@@ -12,8 +12,10 @@ weights unless its own activation quantization is used.
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +34,9 @@ FLOAT_ERROR: Final = 1e-3
 """Largest relative error without quantization: only the order of sums differs."""
 ERROR_BY_BITS: Final = {8: 0.05, 7: 0.1, 6: 0.2, 5: 0.3, 4: 0.5, 3: 0.8, 2: 1.0}
 """Largest relative error by default; rounding to nearest, so few bits cost much."""
+NEAR_ERROR: Final = 0.1
+"""Relative error above which fewer bits are not chosen unasked: about the rounding of activations
+to 8 bits, 0.07 on NanoDet-g, which devices run as well."""
 DEFAULT_BITS: Final = 8
 """Of weights that no codes tell the bits of."""
 _TIMEOUT_S: Final = 120.0
@@ -113,6 +118,29 @@ def export_mnn(
         return MnnExport(small.read_bytes(), error, float_error)
 
 
+def export_near(
+    model: onnx.ModelProto, inputs: Sequence[Array], choices: Sequence[MnnOptions]
+) -> tuple[MnnExport, MnnOptions]:
+    """By the first options whose file is within ``NEAR_ERROR`` of the model, or else the last.
+
+    Args:
+        model, inputs: As in ``export_mnn``.
+        choices: At least one.
+
+    Returns:
+        The file, and the options that it was made by.
+
+    Raises:
+        InvalidInput, NotFound, UnsupportedModel: As ``export_mnn`` by the last options.
+    """
+    *first, last = choices
+    for options in first:
+        with suppress(UnsupportedModel):  # what else may be wrong the last options find too
+            near = replace(options, max_relative_error=NEAR_ERROR)
+            return export_mnn(model, inputs, near), options
+    return export_mnn(model, inputs, last), last
+
+
 def from_quantized(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int | None]:
     """What ``export_mnn`` takes of a model in QDQ form.
 
@@ -127,8 +155,25 @@ def from_quantized(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int | None]
     Raises:
         UnsupportedModel: Something is computed in integers.
     """
+    bits = max(_weights_by_bits(model), default=None)
+    return without_quantization(with_limits(model)), bits
+
+
+def common_bits(model: onnx.ModelProto) -> int | None:
+    """Bits of the codes of most weights, of those of equally many the more; None without codes.
+
+    Args:
+        model: As in ``from_quantized``, which tells the bits that hold every code: the first and
+            the last layer often have more than the others.
+    """
+    counts = _weights_by_bits(model)
+    return max(counts, key=lambda bits: (counts[bits], bits), default=None)
+
+
+def _weights_by_bits(model: onnx.ModelProto) -> Counter[int]:
+    """Number of coded weights by the bits in which MNN holds their codes, a tensor at a time."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    largest = 0
+    counts: Counter[int] = Counter()
     for node in model.graph.node:
         tensor = stored.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if tensor is not None and len(tensor.dims) > 1:
@@ -136,9 +181,9 @@ def from_quantized(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int | None]
             zero = stored.get(node.input[2]) if len(node.input) > 2 else None
             if zero is not None and not zero.dims:
                 codes = codes - int(numpy_helper.to_array(zero))
-            largest = max(largest, int(np.abs(codes).max(initial=0)))
-    bits = max(2, largest.bit_length() + 1) if largest else None
-    return without_quantization(with_limits(model)), bits
+            if largest := int(np.abs(codes).max(initial=0)):
+                counts[max(2, largest.bit_length() + 1)] += codes.size
+    return counts
 
 
 def suited(coded_bits: int | None, weight_bits: int | None) -> MnnOptions:

@@ -12,8 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from camsdk.artifact.bundle import pack
+from camsdk.compress import mnn
 from camsdk.compress.codes import project
 from camsdk.compress.graph.qdq import ActivationRange, emit_qdq
+from camsdk.compress.mnn import common_bits, from_quantized
 from camsdk.compress.options import CodeSet
 from support.artifacts import make_manifest
 
@@ -114,3 +116,45 @@ def test_mnn_files_keep_the_bits_of_the_codes(camctl: "Camctl", tmp_path: Path) 
     wide = camctl("model", "export", tmp_path / "w4.cam", *to)
     assert wide.json["relative_error"] < 1e-3
     assert wide.json["bytes"] > sizes["float"]
+
+
+def two_layers() -> onnx.ModelProto:
+    """As first layers often do, the first has codes of 7 bits; most weights have codes of 2."""
+    rng = np.random.default_rng(1)
+    weights = {"w": WEIGHTS, "v": rng.normal(0, 0.1, (64, 64, 1, 1)).astype(np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["h"], "first", strides=[2, 2]),
+        helper.make_node("Conv", ["h", "v"], ["boxes"], "second"),
+    ]
+    model = network()
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(numpy_helper.from_array(weights[name], name) for name in "wv")
+    coded = {
+        "first": project(weights["w"], CodeSet(7), "filter"),
+        "second": project(weights["v"], CodeSet(2), "filter"),
+    }
+    return emit_qdq(model, coded, {"x": ActivationRange(0, 255), "h": ActivationRange(-300, 300)})
+
+
+def test_most_weights_say_what_bits_are_common() -> None:
+    assert common_bits(two_layers()) == 2
+    assert from_quantized(two_layers())[1] == 7
+    assert common_bits(network()) is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("MNN") is None, reason="the extra mnn is not installed")
+def test_few_bits_that_change_the_outputs_are_not_taken_unasked_nor_silently(
+    camctl: "Camctl", tmp_path: Path
+) -> None:
+    draft, out = tmp_path / "net.cam", tmp_path / "net.mnn"
+    artifact(draft, two_layers())
+    start = ("model", "export", draft, "--to", "mnn", "-o", out)
+    unasked = camctl(*start, "--json")
+    assert unasked.json["weight_bits"] == 7
+    assert unasked.json["relative_error"] < mnn.NEAR_ERROR
+    assert "warning" not in unasked.err
+    asked = camctl(*start, "--bits", "2")
+    assert asked.code == 0
+    assert "warning: in 2 bits the outputs differ" in asked.err
