@@ -62,6 +62,8 @@ def note_outcome(output: Output, made: "Compressed", wishes: Wishes) -> None:
         kept = f"kept in {wishes.work or 'the cache'}: delete them there to measure anew"
         place = kept if wishes.profile is None else f"in {wishes.profile}"
         output.note(f"times of layers: {times}, {place}")
+    if resumed := made.facts.resumed:
+        output.note(f"seconds are without what an earlier attempt had done of {', '.join(resumed)}")
     note_nothing_found(output, made.agreement)
     if wishes.untrained_because:
         output.note(f"rounded without a training: {wishes.untrained_because}")

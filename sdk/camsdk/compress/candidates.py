@@ -31,7 +31,7 @@ from camsdk.compress.options import (
 )
 from camsdk.compress.packaging import PACKED_MEMBER, Draft, describe, make_draft
 from camsdk.compress.ptq.edges import with_precise_edges
-from camsdk.compress.ptq.quantizing import quantize_after_training
+from camsdk.compress.ptq.quantizing import corrects_biases, quantize_after_training
 from camsdk.compress.ptq.ranges import for_synthetic
 from camsdk.compress.ptq.synthetic import Synthesis
 from camsdk.compress.rounding_file import (
@@ -267,6 +267,11 @@ def carried_out(asked: QuantizeOptions, rounding: Rounding) -> QuantizeOptions:
         ),
         layers={n: of for n, of in layers.items() if n in asked.layers or of != usual},
         equalize=rounding.is_equalized,
+        correct_bias=corrects_biases(
+            asked,
+            (of.code_set.bit_width for of in rounding.made.weights.values()),
+            is_synthetic=rounding.is_synthetic,
+        ),
     )
 
 

@@ -160,6 +160,7 @@ class _Run:
         self._material, self._options = material, options
         self._steps, self._folder, self._on_kept = steps, work, on_kept
         self._kept: list[Path] = []
+        self._resumed: list[str] = []
         self._keep = self._place()  # refused before minutes of work whose end could not be kept
         self._allotter: Allotter | None = None
 
@@ -293,6 +294,8 @@ class _Run:
         )
 
     def _noted(self, kept: Path) -> None:
+        if kept.exists():
+            self._resumed.append(self._steps.name)
         self._kept.append(kept)
         if self._on_kept is not None:
             self._on_kept(kept)
@@ -303,8 +306,10 @@ class _Run:
         material, choice = self._material, self._chosen(candidates)
         best = candidates[choice.kept]
         frames = () if material.split is None else material.split.evaluation
-        with self._steps.phase("evaluate") as tell:
-            agreement = measure(material, best, frames, tell)
+        agreement = None
+        if frames:
+            with self._steps.phase("evaluate") as tell:
+                agreement = measure(material, best, frames, tell)
         draft = best.draft
         if agreement is not None:
             draft = with_metrics(draft, agreement.as_metrics())
@@ -314,15 +319,12 @@ class _Run:
         profile = None if self._allotter is None else self._allotter.profile
         if profile is not None:
             draft = with_facts(draft, {"times": profile.told})
-        facts = collect_facts(
-            material.source,
-            draft,
-            optimised,
-            best.made,
-            agreement,
-            self._steps.durations,
-            inputs=few,
-        )
+        durations = dict(self._steps.durations)
+        with self._steps.phase("measure"):
+            facts = collect_facts(
+                material.source, draft, optimised, best.made, agreement, durations, inputs=few
+            )
+        facts = replace(facts, resumed=tuple(dict.fromkeys(self._resumed)))
         facts = _of_training(facts, candidates, choice)
         if profile is not None:
             predicted = predict_model_ms(profile, best.made.model, best.made.weights)

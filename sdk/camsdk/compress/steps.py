@@ -18,6 +18,10 @@ _RESOLUTION: Final = 1000
 class Steps:
     """One count over phases of different work, so that the time left can be told from it.
 
+    Attributes:
+        durations: Seconds of each phase that has ended.
+        name: Of the phase that began last.
+
     Args:
         work: Of each phase, in any unit that is the same for all; estimates will do. A phase that
             is not named counts as none.
@@ -32,6 +36,7 @@ class Steps:
         on_phase: Callable[[str], None] | None = None,
     ) -> None:
         self.durations: dict[str, float] = {}
+        self.name = ""
         self._work = dict(work)
         self._total = sum(work.values()) or 1.0
         self._on_progress, self._on_phase = on_progress, on_phase
@@ -40,6 +45,7 @@ class Steps:
     @contextmanager
     def phase(self, name: str) -> Iterator[OnProgress]:
         """A phase; call what is given with the steps done and in all of this phase."""
+        self.name = name
         if self._on_phase is not None:
             self._on_phase(name)
         start, work = time.monotonic(), self._work.pop(name, 0.0)
@@ -65,7 +71,9 @@ def work_of(options: CompressOptions, split: ClipSplit | None) -> dict[str, floa
     """Of each phase, in inferences of the float model, as measured on NanoDet."""
     inputs = len(split.calibration) if split is not None else Synthesis().count
     frames = len(split.evaluation) if split is not None else 0
-    work = {"optimise": 20.0, "quantize": 20.0 * inputs, "emit": 60.0, "evaluate": 4.0 * frames}
+    work = {"optimise": 20.0, "quantize": 20.0 * inputs, "emit": 60.0, "measure": 140.0}
+    if frames:
+        work["evaluate"] = 4.0 * frames
     if options.prune is not None:
         work["quantize"] *= 1.6
     if options.budget is not None:

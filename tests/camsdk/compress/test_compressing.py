@@ -92,6 +92,7 @@ def test_a_killed_training_goes_on_to_the_same_artifact(
     made = run(clip, work, on_progress=lambda done, total: resumed.append(done))
     assert content(made) == content(expected)
     assert made.kept == (rounding, checkpoint)
+    assert (expected.facts.resumed, made.facts.resumed) == ((), ("quantize", "train"))
     assert made.facts.history["loss"] == expected.facts.history["loss"]
     assert len(resumed) <= len(counted) - 11  # steps before the kill were not taken again
 
@@ -169,9 +170,11 @@ def test_options_are_told_as_they_were_carried_out(
     assert told["activation_range"] == "extreme"  # as pictures are made up
     assert told["equalize"] == "false"  # a scale a filter
     assert told["layers"] == "conv0=w7a8,head=w7a8"
+    assert told["correct_bias"] == "true"
     coarse = QuantizeOptions(WeightOptions(CodeSet(8), "tensor"))
     told = compress(small_detector(), None, CompressOptions(coarse)).draft.manifest.lineage.options
     assert (told["equalize"], told["layers"]) == ("true", "")
+    assert told["correct_bias"] == "false"  # of finely rounded weights, without data
 
 
 def test_frames_to_calibrate_on_are_decoded_once_for_each_use(

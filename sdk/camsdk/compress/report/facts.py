@@ -82,7 +82,8 @@ class RunFacts:
             (those of the float model); None without data.
         accuracy_before: The same of the float model, where it is compared with itself too.
         latency: Measured CPU time of an inference on one thread, by engine and model.
-        duration_s: Wall time of each step of the run.
+        duration_s: Wall time of each step, of this attempt alone.
+        resumed: Steps that took up what an earlier attempt of the same command had kept.
         peak_rss_bytes: Largest resident size of the process.
         predicted_ms: Of an inference, by device, from a profile of it; never mixed with what was
             measured.
@@ -100,6 +101,7 @@ class RunFacts:
     latency: tuple[Timing, ...]
     duration_s: Mapping[str, float]
     peak_rss_bytes: int
+    resumed: tuple[str, ...] = ()
     compared: Mapping[str, int] | None = None
     optimised: Report | None = None
     accuracy_before: Mapping[str, float] = field(default_factory=dict)

@@ -8,9 +8,14 @@ from camsdk.compress.report import drawing, layer_table, measured
 from camsdk.compress.report.facts import RunFacts, Sample
 from camsdk.compress.report.style import STYLE
 
+_SEVEN: Final = (
+    '<p class="soft">Where an x86 processor may be among the devices, 8 bits of weights are 7: '
+    "those without VNNI would saturate, and so all processors give the same integers.</p>"
+)
+_EARLIER: Final = ", without what an earlier attempt had done"
 _MEGA: Final = 1e6
-_WORTH_A_CARD: Final = 0.1
-"""Share of zeros; rounding alone makes some."""
+_PRUNED_BY: Final = ("sparsity", "layer_sparsity")
+"""Options of which one tells that something was pruned: rounding alone makes zeros too."""
 
 
 def to_html(facts: RunFacts) -> str:
@@ -39,12 +44,12 @@ def _cards(facts: RunFacts) -> str:
     """What a reader wants first: how much smaller, how much faster, how near."""
     cards = []
     if len(facts.sizes_bytes) > 1:
-        before, after = max(facts.sizes_bytes.values()), min(facts.sizes_bytes.values())
-        sizes = f"{_megabytes(before)} to {_megabytes(after)}"
+        before, after = facts.sizes_bytes["float model"], facts.sizes_bytes["artifact, unsigned"]
+        sizes = f"{_megabytes(before)}, the float model, to {_megabytes(after)}, the whole artifact"
         cards.append((f"{before / max(1, after):.1f} x", "smaller", sizes))
     cards += measured.speed_card(facts)
     cards += [(f"{value:.3f}", name, "") for name, value in list(facts.accuracy.items())[:2]]
-    if facts.sparsity >= _WORTH_A_CARD:
+    if _is_pruned(facts) and facts.options.get("granularity") != "filter":
         left = f"{facts.nonzero_macs / max(1, facts.macs):.0%} of the multiply-accumulates left"
         cards.append((f"{facts.sparsity:.0%}", "of the weights are zero", left))
     drawn = "".join(
@@ -53,6 +58,11 @@ def _cards(facts: RunFacts) -> str:
         for figure, what, more in cards
     )
     return f'<div class="cards">{drawn}</div>'
+
+
+def _is_pruned(facts: RunFacts) -> bool:
+    asked = (facts.options.get(name, "") for name in _PRUNED_BY)
+    return any(value not in ("", "0") for value in asked)
 
 
 def _accuracy(facts: RunFacts) -> str:
@@ -91,7 +101,17 @@ def _sizes(facts: RunFacts) -> str:
         f'<td class="n" title="{size:,} bytes">{_megabytes(size)}</td></tr>'
         for name, size in facts.sizes_bytes.items()
     )
-    return f"<section><h2>Size</h2><table>{rows}</table></section>"
+    zeros = (
+        f'<tr><th>weights that are zero</th><td class="n">{facts.sparsity:.0%}</td></tr>'
+        "<tr><th>multiply-accumulates with a weight that is not</th>"
+        f'<td class="n">{facts.nonzero_macs:,} of {facts.macs:,}</td></tr>'
+    )
+    why = "" if _is_pruned(facts) else "Nothing was pruned: small weights are rounded to zero. "
+    return (
+        f"<section><h2>Size</h2><table>{rows}{zeros}</table>"
+        f'<p class="soft">{why}CPUs do not skip zeros; they make the packed file smaller.</p>'
+        "</section>"
+    )
 
 
 def _megabytes(size: int) -> str:
@@ -129,18 +149,20 @@ def _options(facts: RunFacts) -> str:
     )
     if not rows:
         return ""
-    return f"<section><h2>Options</h2><table>{rows}</table></section>"
+    why = _SEVEN if facts.options.get("weight_bits") == "7" else ""
+    return f"<section><h2>Options</h2><table>{rows}</table>{why}</section>"
 
 
 def _run(facts: RunFacts) -> str:
     longest = max(facts.duration_s.values(), default=0.0) or 1.0
     rows = "".join(
-        f"<tr><th>{html.escape(name)}{drawing.bar(spent / longest)}</th>"
-        f'<td class="n">{spent:.1f} s</td></tr>'
+        f"<tr><th>{html.escape(name)}{_EARLIER * (name in facts.resumed)}"
+        f'{drawing.bar(spent / longest)}</th><td class="n">{spent:.1f} s</td></tr>'
         for name, spent in facts.duration_s.items()
     )
+    what = f"all{_EARLIER}" if facts.resumed else "all"
     return (
-        f"<section><h2>The run</h2><table>{rows}<tr><th>all</th>"
+        f"<section><h2>The run</h2><table>{rows}<tr><th>{what}</th>"
         f'<td class="n">{sum(facts.duration_s.values()):.1f} s</td></tr></table>'
         f'<p class="soft">Largest resident size {facts.peak_rss_bytes / 2**20:.0f} MiB.</p>'
         "</section>"

@@ -7,6 +7,7 @@ that never stopped, on the same machine with the same number of threads.
 
 import copy
 import hashlib
+import logging
 import math
 import signal
 import threading
@@ -32,6 +33,8 @@ from camsdk.compress.training.distill import Distiller
 from camsdk.compress.training.method import Method
 from camsdk.compress.training.tasks import Batch, Task
 from camsdk.errors import InvalidInput
+
+log = logging.getLogger(__name__)
 
 _FIRST_RATE: Final = 0.1
 """Share of the learning rate that the warm-up begins with."""
@@ -344,3 +347,4 @@ class _Interrupt:
         if self.is_asked:
             raise KeyboardInterrupt
         self.is_asked = True
+        log.warning("stopping after this step; Ctrl-C once more stops at once")

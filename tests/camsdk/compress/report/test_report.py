@@ -46,7 +46,8 @@ def layer(name: str = "stem", **changes: object) -> LayerFacts:
 def facts(**changes: object) -> RunFacts:
     base = RunFacts(
         "net:1", "net:2", {"bits": "3"}, (layer(), layer("head", bit_width=None, sparsity=0.1)),
-        {"fp32": 4000, "artifact": 100}, {"ap50_all": 0.98}, TIMINGS,
+        {"float model": 4000, "model packed": 80, "artifact, unsigned": 100},
+        {"ap50_all": 0.98}, TIMINGS,
         {"quantize": 1.5}, 1 << 28,
     )  # fmt: skip
     return replace(base, **changes)  # type: ignore[arg-type]
@@ -107,6 +108,32 @@ def test_what_was_not_measured_is_absent() -> None:
     assert "noise to signal" not in text.lower()
     assert "nan" not in text
     assert json.loads(bare.to_json())["layers"][0]["noise_to_signal"] is None
+
+
+def test_zeros_are_a_headline_only_of_what_was_pruned() -> None:
+    zeros = "<span>of the weights are zero</span>"
+    plain = to_html(facts(options={"weight_bits": "3", "sparsity": "0"}))
+    assert zeros not in plain
+    assert "Nothing was pruned" in plain
+    assert "<th>weights that are zero</th>" in plain
+    pruned = to_html(facts(options={"sparsity": "0.5"}))
+    assert zeros in pruned
+    assert "Nothing was pruned" not in pruned
+    assert zeros not in to_html(facts(options={"sparsity": "0.5", "granularity": "filter"}))
+
+
+def test_seven_bits_say_why() -> None:
+    assert "x86" in to_html(facts(options={"weight_bits": "7"}))
+    assert "x86" not in to_html(facts(options={"weight_bits": "4"}))
+
+
+def test_times_of_a_run_that_went_on_are_not_called_the_whole() -> None:
+    spent = {"quantize": 0.2, "emit": 1.0}
+    told = " ".join(Page(to_html(facts(duration_s=spent, resumed=("quantize",)))).words)
+    assert "quantize, without what an earlier attempt had done" in told
+    assert "emit, without" not in told
+    assert "all, without what an earlier attempt had done" in told
+    assert "earlier attempt" not in to_html(facts(duration_s=spent))
 
 
 def test_data_in_which_nothing_is_found_is_not_called_no_data() -> None:
