@@ -11,6 +11,7 @@ Invariants:
 
 import asyncio
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +29,13 @@ from camsdk.artifact.envelope import seal
 from camsdk.artifact.keys import key_id
 from camsdk.artifact.manifest import Manifest, parse_reference
 from camsdk.artifact.signature import BLOCK_BYTES, signer_of
-from camsdk.errors import AlreadyExists, ArtifactRefused, DataCorrupted, NotFound
+from camsdk.errors import (
+    AlreadyExists,
+    ArtifactRefused,
+    DataCorrupted,
+    InvalidInput,
+    NotFound,
+)
 
 _HEX = frozenset("0123456789abcdef")
 _LOG = logging.getLogger(__name__)
@@ -57,6 +64,11 @@ class ModelRow:
     def reference(self) -> str:
         """``name:version``."""
         return f"{self.name}:{self.version}"
+
+    @property
+    def kind(self) -> str:
+        """As its manifest has it: cameras run detectors alone."""
+        return str(json.loads(self.manifest_json).get("kind", "detector"))
 
     def fits(self, hardware: str) -> bool:
         """Whether it was made for that hardware."""
@@ -180,20 +192,35 @@ def list_models(connection: Connection, name: str = "") -> tuple[ModelRow, ...]:
     return tuple(_model(row) for row in connection.execute(query))
 
 
-def newest_model(connection: Connection, hardware: Iterable[str]) -> ModelRow:
-    """The approved model that was pushed last among those that fit every kind of hardware given.
+def newest_model(connection: Connection, hardware: Iterable[str], name: str = "") -> ModelRow:
+    """The highest approved version of a detector that fits every kind of hardware given.
+
+    Args:
+        name: Of the model, ``""`` for the only one that fits.
 
     Raises:
+        InvalidInput: Without a name, detectors of several names fit.
         NotFound: None fits them all.
     """
     kinds = sorted(set(hardware))
-    for row in list_models(connection):
-        if row.is_approved and all(row.fits(kind) for kind in kinds):
-            return row
-    raise NotFound(
-        f"No approved model fits {', '.join(kinds) or 'any device'}.",
-        "push one with camctl model push, or name the model to deploy",
-    )
+    fitting = [
+        row
+        for row in list_models(connection, name)
+        if row.is_approved and row.kind == "detector" and all(row.fits(kind) for kind in kinds)
+    ]
+    names = sorted({row.name for row in fitting})
+    if not fitting:
+        raise NotFound(
+            f"No approved detector{f' {name}' if name else ''} fits "
+            f"{', '.join(kinds) or 'any device'}.",
+            "push one with camctl model push, or name the model to deploy",
+        )
+    if len(names) > 1:
+        raise InvalidInput(
+            f"The fleet runs no model yet, and it could run {', '.join(names)}.",
+            "name one: camctl deploy model NAME --fleet FLEET",
+        )
+    return max(fitting, key=lambda row: row.version)
 
 
 def references(connection: Connection) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """A store with the tables of this release, and rows that other rows refer to."""
 
+import json
+
 from sqlalchemy import Connection, insert
 
 from camcloud.fleet import devices
@@ -45,6 +47,7 @@ def add_model(
     version: int = 1,
     hardware: tuple[str, ...] = (HARDWARE,),
     pushed_s: float = 0.0,
+    kind: str = "detector",
 ) -> None:
     """A model's row, without its bytes."""
     connection.execute(
@@ -54,7 +57,7 @@ def add_model(
             version=version,
             hardware=list(hardware),
             size_bytes=1,
-            manifest_json="{}",
+            manifest_json=json.dumps({"kind": kind}),
             pushed_timestamp_s=pushed_s,
             is_approved=True,
         )

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -105,12 +105,14 @@ class RolloutService:
         """Begins to bring a model to a fleet.
 
         Args:
-            reference: ``NAME``, ``NAME:VERSION``, a digest, or ``""`` for the newest approved model
-                that fits all hardware of the fleet.
+            reference: ``NAME``, ``NAME:VERSION``, a digest, or ``""`` for the highest approved
+                version of the detector that the fleet runs which fits all of its hardware.
 
         Raises:
+            InvalidInput: Without a reference, the fleet runs nothing and several names fit it.
             NotFound: No such fleet or model.
-            Conflict: The fleet has a rollout under way, or a newer release.
+            Conflict: The fleet has a rollout under way, or a newer release, or has devices of which
+                none has hardware that the model was made for.
         """
         return await self._transact(
             lambda connection, news: self._create(connection, news, reference, fleet, plan)
@@ -290,13 +292,20 @@ class RolloutService:
                     "wait for its end, or abort it with camctl rollout abort",
                 )
         members = [row for row in devices.list_devices(connection, fleet) if not row.is_revoked]
+        digest = fleet_row.release_digest
+        released = find_model(connection, digest) if digest else None
         model = (
             find_model(connection, reference)
             if reference
-            else newest_model(connection, (row.hardware for row in members))
+            else newest_model(
+                connection,
+                (row.hardware for row in members),
+                released.name if released is not None else "",
+            )
         )
-        if fleet_row.release_digest and not plan.is_rollback:
-            _refuse_older(model, find_model(connection, fleet_row.release_digest))
+        if released is not None and not plan.is_rollback:
+            _refuse_older(model, released)
+        _refuse_misfit(model, fleet, members)
         # Connected devices first: a canary should answer.
         members.sort(
             key=lambda row: (not self._presence.is_connected(row.device_id), row.device_id)
@@ -361,4 +370,16 @@ def _refuse_older(model: ModelRow, release: ModelRow) -> None:
         raise Conflict(
             f"The fleet runs {release.reference}, which is newer than {model.reference}.",
             "say that a rollback is meant (--rollback)",
+        )
+
+
+def _refuse_misfit(model: ModelRow, fleet: str, members: Sequence[DeviceRow]) -> None:
+    """A fleet without devices may get a release that those which enrol take."""
+    if members and not any(model.fits(row.hardware) for row in members):
+        theirs = ", ".join(sorted({row.hardware for row in members}))
+        raise Conflict(
+            f"No device of fleet {fleet} can run {model.reference}: it was made for "
+            f"{', '.join(model.hardware)}, and they have {theirs}.",
+            "compress the model for their hardware (camctl model compress --device), or name "
+            "another; camctl model list shows what each was made for",
         )

@@ -1357,7 +1357,7 @@ class CreateRolloutRequest(_message.Message):
     NEEDS_APPROVAL_FIELD_NUMBER: _builtins.int
     IS_ROLLBACK_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """NAME, NAME:VERSION, digest, or "": newest approved for the fleet's hardware"""
+    """NAME, NAME:VERSION, digest, or "": newest approved of what the fleet runs"""
     fleet: _builtins.str
     strategy: Global___RolloutStrategy.ValueType
     canary_count: _builtins.int

@@ -21,7 +21,7 @@ Reference = Annotated[
     str,
     typer.Argument(
         metavar="[NAME[:VERSION]]",
-        help="Model; left out: the newest approved release for the fleet's hardware.",
+        help="Model; left out: the newest approved version of the one that the fleet runs.",
         autocompletion=complete.models,
     ),
 ]

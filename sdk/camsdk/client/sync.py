@@ -283,8 +283,8 @@ class Client:
         """Starts a rollout and returns at once.
 
         Args:
-            model: ``NAME``, ``NAME:VERSION`` or digest; empty for the newest approved release
-                for the fleet's hardware.
+            model: ``NAME``, ``NAME:VERSION`` or digest; empty for the newest approved version
+                of the detector that the fleet runs, on the fleet's hardware.
             fleet: Where to.
             strategy, canary_count, canary_percent, wave_count, max_failures, device_timeout_s,
                 needs_approval, is_rollback: See ``DeployOptions``.

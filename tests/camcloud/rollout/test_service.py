@@ -12,7 +12,7 @@ from camcloud.rollout.engine import Observation, Progress
 from camcloud.rollout.plan import ExecutionState, Plan, Rollout, RolloutState, Strategy
 from camcloud.rollout.service import RolloutService
 from camcloud.store.database import Database
-from camsdk.errors import Conflict, NotFound
+from camsdk.errors import Conflict, InvalidInput, NotFound
 from support.store_rows import add_device, add_fleet, add_model, open_store
 
 OLD, NEW, NEWER = "a" * 64, "b" * 64, "c" * 64
@@ -309,6 +309,48 @@ async def test_without_a_name_the_newest_that_fits_all_hardware_is_meant(cloud) 
     park.enrol("gpu", hardware="gpu-x86_64")
     with pytest.raises(NotFound, match="cpu-x86_64, gpu-x86_64"):
         await park.service.create("", PARK, Plan())
+
+
+async def test_without_a_name_a_fleet_stays_with_the_name_that_it_runs(cloud) -> None:
+    park = cloud()
+    for digest, name, kind in (("d", "other", "detector"), ("e", "scenes", "classifier")):
+        park.database.run(
+            lambda c, digest=digest, name=name, kind=kind: add_model(
+                c, digest * 64, name=name, version=7, pushed_s=9, kind=kind
+            )
+        )
+    with pytest.raises(InvalidInput, match="could run other, tiny") as caught:
+        await park.service.create("", PARK, Plan())
+    assert "name one" in caught.value.hint
+    await park.release("tiny:1")
+    rollout = await park.release("")
+    assert rollout.digest == NEW
+    assert rollout.state is RolloutState.COMPLETED
+
+
+async def test_no_device_runs_a_classifier_unasked(cloud) -> None:
+    park = cloud()
+    park.database.run(
+        lambda c: add_model(c, "e" * 64, name="tiny", version=9, pushed_s=9, kind="classifier")
+    )
+    assert (await park.service.create("", PARK, Plan())).digest == NEW
+
+
+async def test_what_no_device_of_the_fleet_can_run_is_refused(cloud) -> None:
+    park = cloud(2)
+    with pytest.raises(Conflict, match=r"No device of fleet park-a can run tiny:3") as caught:
+        await park.service.create("tiny:3", PARK, Plan())
+    assert "gpu-x86_64, and they have cpu-x86_64" in caught.value.message
+    fleet = park.database.run(lambda c: devices.find_fleet(c, PARK))
+    assert fleet.release_digest == ""
+    park.enrol("gpu", hardware="gpu-x86_64")
+    rollout = await park.service.create("tiny:3", PARK, Plan())
+    assert rollout.state is RolloutState.RUNNING
+
+
+async def test_a_fleet_without_devices_takes_a_release_for_those_that_enrol(cloud) -> None:
+    park = cloud(0)
+    assert (await park.service.create("tiny:3", PARK, Plan())).state is RolloutState.COMPLETED
 
 
 async def test_unknown_names(cloud) -> None:
