@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 import typer
 
 from camsdk.cli.output import Output
+from camsdk.cli.pace import Pace
 from camsdk.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -173,33 +174,34 @@ class Lines:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._note, self._what, self._clock = note, what, clock
-        self._start = self._told = clock()
-        self._first: float | None = None
+        self._told, self._pace = clock(), Pace(clock)
 
     def phase(self, name: str) -> None:
+        self._pace.phase()
         self._what = f"{self._what.partition(':')[0]}: {name}"
 
     def __call__(self, done: int, total: int) -> None:
         share, now = done / max(1, total), self._clock()
-        if self._first is None:
-            self._first = share  # what a run had done that was killed
+        self._pace(share)
         if now - self._told < _EVERY_S:
             return
         self._told = now
-        gained = share - self._first
-        left = f", about {_span((1 - share) / gained * (now - self._start))} left" if gained else ""
+        left_s = self._pace.left_s()
+        left = "" if left_s is None else f", about {_span(left_s)} left"
         self._note(f"{self._what}, {share:.0%}{left}")
 
 
 class _Bar:
-    def __init__(self, bars: "Progress", what: str) -> None:
-        self._bars, self._what = bars, what
+    def __init__(self, bars: "Progress", what: str, pace: Pace) -> None:
+        self._bars, self._what, self._pace = bars, what, pace
         self._task = bars.add_task(what, total=None)
 
     def phase(self, name: str) -> None:
+        self._pace.phase()
         self._bars.update(self._task, description=f"{self._what}: {name}")
 
     def __call__(self, done: int, total: int) -> None:
+        self._pace(done / max(1, total))
         self._bars.update(self._task, completed=done, total=total)
 
 
@@ -211,11 +213,20 @@ def _span(seconds: float) -> str:
 def bar(output: Output, what: str) -> Iterator[Meter]:
     """Progress on standard error: a bar on a terminal, lines in a log."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn
+    from rich.text import Text
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Lines(output.note, what)
         return
-    with Progress(console=console, disable=output.is_json) as bars:
-        yield _Bar(bars, what)
+    pace = Pace()
+
+    class Left(ProgressColumn):
+        def render(self, task: object) -> Text:
+            left_s = pace.left_s()
+            return Text("" if left_s is None else f"about {_span(left_s)} left")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Left())
+    with Progress(*columns, console=console, disable=output.is_json) as bars:
+        yield _Bar(bars, what, pace)

@@ -6,6 +6,7 @@ import pytest
 
 from camsdk.cli.drafts import Lines, check_suffix, report
 from camsdk.cli.output import Output
+from camsdk.cli.pace import Pace
 from camsdk.errors import InvalidInput
 from support.small_detector import small_detector
 
@@ -16,14 +17,17 @@ def test_a_log_has_a_line_at_most_every_30_seconds() -> None:
     lines.phase("quantize")
     for second in range(0, 61, 10):
         now[0] = 100.0 + second
-        lines(second, 600)
+        lines(second, 500)
     lines.phase("train")
     now[0] = 400.0
-    lines(300, 600)
+    lines(300, 600)  # perhaps by a run before
+    now[0] = 430.0
+    lines(330, 600)
     assert told == [
-        "compressing: quantize, 5%, about 9 min left",
-        "compressing: quantize, 10%, about 9 min left",
-        "compressing: train, 50%, about 5 min left",
+        "compressing: quantize, 6%, about 8 min left",
+        "compressing: quantize, 12%, about 7 min left",
+        "compressing: train, 50%",
+        "compressing: train, 55%, about 4 min left",
     ]
 
 
@@ -36,6 +40,30 @@ def test_time_left_is_that_of_what_this_run_has_done() -> None:
     now[0] = 80.0
     lines(900, 1000)
     assert told == ["compressing, 80%", "compressing, 90%, about 80 s left"]
+
+
+def test_a_phase_tells_no_time_before_it_has_moved_or_beyond_what_it_said() -> None:
+    now = [0.0]
+    pace = Pace(lambda: now[0])
+    pace(0.0)
+    now[0] = 10.0
+    pace(0.1)
+    assert pace.left_s() == pytest.approx(90)
+    pace.phase()
+    assert pace.left_s() is None
+    now[0] = 20.0
+    pace(0.5)  # by the run that was killed
+    assert pace.left_s() is None
+    now[0] = 30.0
+    pace(0.5)
+    assert pace.left_s() is None
+    now[0] = 40.0
+    pace(0.7)
+    assert pace.left_s() == pytest.approx(0.3 * 30 / 0.3)  # of all that was seen done
+    now[0] = 75.0
+    assert pace.left_s() is None
+    pace(1.0)
+    assert pace.left_s() is None
 
 
 def test_what_signs_is_told_with_where_its_key_comes_from(
