@@ -247,6 +247,11 @@ def _same_name(connection: Connection, manifest: Manifest) -> ModelRow | None:
     return None if row is None else _model(row)
 
 
+def _highest(connection: Connection, name: str) -> int:
+    """Version of that name, of which there is one."""
+    return max(row.version for row in list_models(connection, name))
+
+
 def _add(
     connection: Connection, manifest: Manifest, digest: str, size_bytes: int, now_s: float
 ) -> ModelRow:
@@ -256,7 +261,8 @@ def _add(
             return taken
         raise AlreadyExists(
             f"The registry has another {manifest.reference}, with digest {taken.digest[:12]}.",
-            "versions never change: give the model the next version",
+            "versions never change: sign it as the next one that is free, such as with "
+            f"camctl model sign FILE.cam --version {_highest(connection, manifest.name) + 1}",
         )
     row = ModelRow(
         digest=digest,

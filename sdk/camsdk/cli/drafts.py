@@ -1,6 +1,7 @@
 """What the commands around model files share: reading and writing drafts, progress, results."""
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -130,9 +131,10 @@ def report(output: Output, draft: "Draft", path: Path, figures: Mapping[str, Any
         output.json(facts | dict(figures))
         return
     output.fields(facts | {key: shown(value) for key, value in figures.items()})
-    sign = f"camctl model sign {path} (with the key that camctl serve makes where there is none)"
+    file = shlex.quote(str(path))
+    sign = f"camctl model sign {file} (with the key that camctl serve makes where there is none)"
     is_small = manifest.precision != "fp32"
-    output.note(f"next: {sign}" if is_small else f"next: camctl model compress {path}, or {sign}")
+    output.note(f"next: {sign}" if is_small else f"next: camctl model compress {file}, or {sign}")
 
 
 def tell(output: Output, facts: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """``camctl model sign|show``: bundles (``.cam`` files) on this machine, and what is in them."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +42,17 @@ OutOption = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="PATH", help="Write here instead of over the bundle."),
 ]
+NameOption = Annotated[
+    str | None, typer.Option("--name", help="Sign it under this name instead of its own.")
+]
+VersionOption = Annotated[
+    int | None,
+    typer.Option(
+        "--version",
+        min=1,
+        help="Sign it as this version instead of its own; the registry takes each only once.",
+    ),
+]
 TrustOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -74,6 +86,8 @@ def sign(
     data: DataOption = None,
     is_created: CreateOption = False,
     out: OutOption = None,
+    name: NameOption = None,
+    version: VersionOption = None,
     is_json: JsonOption = False,
 ) -> None:
     """Signs a bundle, in place of an earlier signature. Devices run what a trusted key signed."""
@@ -82,7 +96,8 @@ def sign(
     if is_typed(context, "data") and not is_typed(context, "key"):
         key = None  # CAMCTL_SIGNING_KEY is for another cloud
     key_path = _key_path(key, data, is_created=is_created)
-    signed = bundle.sign(_read(path), keys.load_signing_key(key_path))
+    unsigned = _renamed(_read(path), name, version)
+    signed = bundle.sign(unsigned, keys.load_signing_key(key_path))
     contents = bundle.read_unverified(signed)
     _replace(out or path, signed)
     output = Output(is_json=is_json)
@@ -98,6 +113,33 @@ def sign(
         return
     output.line(f"{contents.manifest.reference}  {contents.digest}")
     output.note(f"signed by {keys.key_id(contents.signer)}: {out or path}")
+    output.note(f"next: camctl model push {shlex.quote(str(out or path))}")
+
+
+def _renamed(data: bytes, name: str | None, version: int | None) -> bytes:
+    """The bundle as a draft under another name or version; itself where neither is given.
+
+    Raises:
+        InvalidInput: The manifest cannot have them.
+    """
+    from pydantic import ValidationError
+
+    from camsdk.artifact import bundle
+    from camsdk.artifact.manifest import Manifest, describe
+
+    if name is None and version is None:
+        return data
+    contents = bundle.read_unverified(data)
+    fields = contents.manifest.model_dump()
+    fields |= {"name": name or fields["name"], "version": version or fields["version"]}
+    try:
+        manifest = Manifest.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidInput(
+            f"the bundle cannot be signed under that: {describe(error)}",
+            "give --name and --version as in nanodet-g and 3",
+        ) from error
+    return bundle.pack(manifest, contents.members, None)
 
 
 def show(cloud: Cloud, model: ModelArgument, trust: TrustOption = None) -> None:

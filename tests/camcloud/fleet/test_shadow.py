@@ -401,6 +401,17 @@ async def test_models_that_nobody_trusted_signed_or_that_change_are_refused(
     assert [item.digest for item in models.models] == [model.digest]
 
 
+async def test_whoever_pushes_a_version_that_is_taken_hears_how_to_give_it_a_free_one(
+    cloud: CloudHarness,
+) -> None:
+    for version in (1, 4):
+        await cloud.push(cloud.signed_bundle(version=version))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cloud.push(cloud.signed_bundle(metrics={"ap50": 0.9}))
+    hint = dict(caught.value.trailing_metadata())["cam-hint-bin"].decode()
+    assert hint.endswith("camctl model sign FILE.cam --version 5")
+
+
 @pytest.mark.parametrize("key", [None, generate_signing_key()])
 async def test_whoever_pushes_what_is_not_signed_here_hears_which_key_to_use(
     cloud: CloudHarness, key: Ed25519PrivateKey | None

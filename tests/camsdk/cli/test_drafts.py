@@ -73,6 +73,9 @@ def test_what_signs_is_told_with_where_its_key_comes_from(
     told = capsys.readouterr().err
     assert "camctl model sign x.cam" in told
     assert "the key that camctl serve makes" in told
+    report(Output(is_json=False), small_detector(), Path("my net.cam"), {})
+    told = capsys.readouterr().err
+    assert "camctl model compress 'my net.cam', or camctl model sign 'my net.cam' (" in told
 
 
 def test_files_are_of_the_kinds_that_are_written() -> None:

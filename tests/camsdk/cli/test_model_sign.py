@@ -72,6 +72,34 @@ def test_sign_to_another_file_leaves_the_first(draft: Path, key: Path, tmp_path:
     ]
 
 
+def test_a_version_that_is_taken_costs_no_new_run(draft: Path, key: Path) -> None:
+    """Signed again or for the first time: what the registry has under tiny:1 stays."""
+    before = read_unverified(draft.read_bytes())
+    for options, reference in (
+        (("--version", 4), "tiny:4"),
+        (("--name", "tiny-w4"), "tiny-w4:4"),
+    ):
+        text = run("sign", draft, "--key", key, *options, "--json")[1]
+        assert json.loads(text)["reference"] == reference
+        public = keys.public_bytes(keys.load_signing_key(key))
+        opened = open_bundle(draft.read_bytes(), [public])
+        assert opened.manifest.reference == reference
+        assert opened.members == before.members
+        named = {"name": before.manifest.name, "version": before.manifest.version}
+        assert opened.manifest.model_copy(update=named) == before.manifest
+    content = draft.read_bytes()
+    with pytest.raises(InvalidInput, match="name"):
+        run("sign", draft, "--key", key, "--name", "Two Words")
+    assert run("sign", draft, "--key", key, "--version", 0)[0] == 2
+    assert draft.read_bytes() == content
+
+
+def test_what_follows_can_be_pasted(draft: Path, key: Path, tmp_path: Path) -> None:
+    out = tmp_path / "my net.cam"
+    result = CliRunner().invoke(app, ["sign", str(draft), "--key", str(key), "-o", str(out)])
+    assert f"next: camctl model push '{out}'" in result.stderr
+
+
 def test_a_new_key_is_made_only_when_asked_for(draft: Path, tmp_path: Path) -> None:
     path = tmp_path / "new.key"
     with pytest.raises(NotFound) as caught:
