@@ -147,6 +147,14 @@ ProfileOption = Annotated[
         help="How long layers take on the device (YAML), for --max-ms.",
     ),
 ]
+StillsOption = Annotated[
+    bool,
+    typer.Option(
+        "--stills/--no-stills",
+        help="Whether the samples in the report are on frames of the data, or on a plain ground "
+        "that shows nobody.",
+    ),
+]
 WorkOption = Annotated[
     Path | None,
     typer.Option(

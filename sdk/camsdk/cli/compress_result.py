@@ -1,5 +1,6 @@
 """What ``camctl model compress|evaluate`` say when they are done."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from camsdk.compress.figures import Agreement
     from camsdk.compress.packaging import Draft
 
+_FEW: Final = 20
+"""Boxes or frames; fewer hardly tell one model from another."""
 _HARDLY: Final = 0.5
 """Of agreement: below, most of what the float model finds is lost or misplaced."""
 
@@ -78,21 +81,38 @@ def note_outcome(output: Output, made: "Compressed", wishes: Wishes) -> None:
 
 
 def note_nothing_found(output: Output, agreement: "Agreement | None") -> None:
-    """Where there is nothing to agree with, no figure says so."""
-    if agreement is not None and not agreement.main.is_measured:
+    """Where there is nothing, or next to nothing, to agree with, no figure alone says so."""
+    if agreement is None:
+        return
+    if not agreement.main.is_measured:
         output.note("the reference found nothing on these frames, so there is no agreement to tell")
+        return
+    counts = agreement.counts
+    what = next(of for of in ("boxes", "cells", "frames") if of in counts)
+    if counts[what] < _FEW:
+        output.note(f"caution: {counts[what]} {what} alone were compared, which says little")
 
 
-def figures_of(agreement: "Agreement", reference: "Draft", candidate: "Draft") -> dict[str, Any]:
-    """Figures of an evaluation, by name."""
-    return {
-        **agreement.values,
-        "reference": reference.manifest.reference,
-        "candidate": candidate.manifest.reference,
+def figures_of(
+    agreement: "Agreement", drafts: Mapping[str, "Draft"], paths: Mapping[str, Path]
+) -> dict[str, Any]:
+    """Figures of an evaluation, by name.
+
+    Args:
+        drafts: The ``reference`` and the ``candidate``.
+        paths: Their files.
+    """
+    told: dict[str, Any] = dict(agreement.values)
+    for side, draft in drafts.items():
+        told |= {
+            side: draft.manifest.reference,
+            f"{side}_path": str(paths[side]),
+            f"{side}_model_bytes": len(draft.members[draft.manifest.model.path]),
+            f"{side}_file_bytes": paths[side].stat().st_size,
+        }
+    return told | {
         "reference_cpu_ms": agreement.reference_ms,
         "candidate_cpu_ms": agreement.candidate_ms,
         "speedup": agreement.speedup,
-        "reference_bytes": len(reference.model),
-        "candidate_bytes": len(candidate.model),
         **agreement.counts,
     }

@@ -29,6 +29,7 @@ from camsdk.cli.compress_options import (
     RateOption,
     RoundingOption,
     SparsityOption,
+    StillsOption,
     WorkOption,
 )
 from camsdk.cli.compress_result import (
@@ -143,6 +144,7 @@ def compress(
             "Default: beside the artifact.",
         ),
     ] = None,
+    has_stills: StillsOption = True,
     name: NameOption = None,
     version: VersionOption = None,
     out: OutOption = None,
@@ -170,7 +172,7 @@ def compress(
     target = _target(draft, wishes, name, version, out, html)
     _check_places(target, source, profile)
     output = Output(is_json=is_json)
-    made = _made(draft, wishes, target, data, seed, output)
+    made = _made(draft, wishes, target, data, seed, has_stills, output)
     write_draft(made.draft, target.path)
     write_report(made, target.page)
     for file in made.kept:
@@ -210,7 +212,13 @@ def _target(
 
 
 def _made(
-    draft: "Draft", wishes: Wishes, target: _Target, data: str, seed: int, output: Output
+    draft: "Draft",
+    wishes: Wishes,
+    target: _Target,
+    data: str,
+    seed: int,
+    has_stills: bool,
+    output: Output,
 ) -> "Compressed":
     from camsdk.compress import compressing
     from camsdk.compress.option_checks import check_options
@@ -240,10 +248,13 @@ def _made(
                 on_progress=meter,
                 on_phase=meter.phase,
                 on_kept=kept.append,
+                has_stills=has_stills,
             )
         except KeyboardInterrupt:
             if any(file.exists() for file in kept):
                 output.note(f"the same command goes on from what is kept in {folder}")
+            else:
+                output.note("stopped, and nothing was kept: the same command begins anew")
             raise
 
 
@@ -285,8 +296,8 @@ def evaluate(
             split.evaluation,
             on_frame=lambda done: on_progress(done, count),
         )
-    figures = figures_of(agreement, truth, draft)
-    tell(output, figures)
+    paths = {"reference": reference, "candidate": candidate}
+    tell(output, figures_of(agreement, {"reference": truth, "candidate": draft}, paths))
     note_nothing_found(output, agreement)
 
 

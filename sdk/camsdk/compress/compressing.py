@@ -95,6 +95,7 @@ def compress(
     on_progress: OnProgress | None = None,
     on_phase: Callable[[str], None] | None = None,
     on_kept: Callable[[Path], None] | None = None,
+    has_stills: bool = True,
 ) -> Compressed:
     """Compress a float artifact, and measure it where there is data.
 
@@ -115,6 +116,7 @@ def compress(
         on_progress: Steps done and in all, over all phases.
         on_phase: Called with the name of each phase that begins.
         on_kept: Called with each file of ``work``, before it is written.
+        has_stills: Whether samples in ``facts`` are on frames of the footage, or on a plain ground.
 
     Raises:
         InvalidInput: The source is not float, the footage is too short, an option is wrong, a
@@ -143,7 +145,11 @@ def compress(
     )
     steps = Steps(work_of(options, split), on_progress, on_phase)
     run = _Run(material, options, steps, work, on_kept)
-    return run.through(profile)
+    made = run.through(profile)
+    if footage is None or split is None:
+        return made
+    samples = draw_samples(source, made.draft, footage, split.evaluation, has_stills=has_stills)
+    return replace(made, facts=replace(made.facts, samples=samples))
 
 
 class _Run:
@@ -206,6 +212,7 @@ class _Run:
                 self._options.quantize,
                 self._options.prune or PruneOptions(0.0),
                 few,
+                is_synthetic=self._material.footage is None,
                 profile=profile,
                 on_progress=tell,
             )
@@ -329,9 +336,6 @@ class _Run:
         if profile is not None:
             predicted = predict_model_ms(profile, best.made.model, best.made.weights)
             facts = replace(facts, predicted_ms=predicted)
-        if material.footage is not None:
-            samples = draw_samples(material.source, draft, material.footage, frames)
-            facts = replace(facts, samples=samples)
         self._steps.finish()
         return Compressed(draft, agreement, material.split, facts, choice, tuple(self._kept))
 

@@ -261,6 +261,11 @@ def test_frames_in_which_nothing_is_found_are_told_of(
         assert outcome.json["boxes"] == 0
         assert "ap50_all" not in outcome.json
         assert "found nothing on these frames" in outcome.err
+    sides = judged.json
+    assert (sides["reference_path"], sides["candidate_path"]) == (str(small), str(out))
+    assert sides["candidate_file_bytes"] == out.stat().st_size
+    assert sides["candidate_model_bytes"] == made.json["packed_bytes"]
+    assert sides["reference_model_bytes"] == made.json["float_bytes"]
     metrics = read_unverified(out.read_bytes()).manifest.metrics
     assert metrics["evaluated_boxes"] == 0
     assert "ap50_vs_reference_all" not in metrics
@@ -288,6 +293,7 @@ def test_an_interrupted_run_says_how_to_go_on_where_something_is_kept(
     assert asked
     assert outcome.code != 0
     note = f"the same command goes on from what is kept in {tmp_path / 'kept'}"
+    assert ("nothing was kept" in outcome.err) != is_kept
     assert (note in outcome.err) == is_kept == bool(list((tmp_path / "kept").iterdir()))
 
 
@@ -300,6 +306,7 @@ def test_what_hardly_agrees_is_warned_of(
         outcome = camctl("model", "compress", small, *few, *options, "--json")
         assert (outcome.json["ap50_all"] < 0.5) == is_poor
         assert ("hardly agrees with the float model" in outcome.err) == is_poor
+        assert ("alone were compared" in outcome.err) == (outcome.json["boxes"] < 20)
         assert "rounded without a training" not in outcome.err  # it was asked for, or is usual
 
 

@@ -3,6 +3,7 @@
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +28,9 @@ from camsdk.vision.frames import Frame
 
 SAMPLE_FRAMES: Final = 3
 _FEW: Final = 4
+_GROUND: Final = 96
+"""Luma of samples without stills."""
+_COLOURLESS: Final = 128
 
 
 def few_inputs(
@@ -130,23 +134,35 @@ def layer_facts(made: CodedModel, sensitivities: Mapping[str, float]) -> tuple[L
 
 
 def draw_samples(
-    source: Draft, draft: Draft, footage: Footage, frames: Sequence[int]
+    source: Draft,
+    draft: Draft,
+    footage: Footage,
+    frames: Sequence[int],
+    *,
+    has_stills: bool = True,
 ) -> tuple[Sample, ...]:
-    """What both models say of a few of these frames, evenly spaced."""
+    """What both models say of a few of these frames, evenly spaced.
+
+    Args:
+        has_stills: Whether it is drawn on the frames, or on a plain ground.
+    """
     chosen = frames[:: max(1, len(frames) // SAMPLE_FRAMES)][:SAMPLE_FRAMES]
     before, after = Session(source.model), Session(draft.model)
     return tuple(
         Sample(
             frame.index,
-            _drawn(source.manifest, before, frame),
-            _drawn(draft.manifest, after, frame),
+            _drawn(source.manifest, before, frame, has_stills),
+            _drawn(draft.manifest, after, frame, has_stills),
         )
         for frame in footage.read(chosen)
     )
 
 
-def _drawn(manifest: Manifest, session: Session, frame: Frame) -> bytes:
+def _drawn(manifest: Manifest, session: Session, frame: Frame, has_stills: bool) -> bytes:
     outputs = session.infer(make_input(frame, manifest.input))
+    if not has_stills:
+        grey = np.full_like(frame.u, _COLOURLESS)
+        frame = replace(frame, y=np.full_like(frame.y, _GROUND), u=grey, v=grey)
     if manifest.kind == "classifier":
         return named(frame, class_scores(class_logits(outputs, manifest)), manifest.classes)
     if manifest.kind == "segmenter":
