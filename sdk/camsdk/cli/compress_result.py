@@ -67,7 +67,7 @@ def note_outcome(output: Output, made: "Compressed", wishes: Wishes) -> None:
         output.note(f"times of layers: {times}, {place}")
     if resumed := made.facts.resumed:
         output.note(f"seconds are without what an earlier attempt had done of {', '.join(resumed)}")
-    note_nothing_found(output, made.agreement)
+    note_doubts(output, made.agreement)
     if wishes.untrained_because:
         output.note(f"rounded without a training: {wishes.untrained_because}")
     if made.choice.reason:
@@ -80,8 +80,8 @@ def note_outcome(output: Output, made: "Compressed", wishes: Wishes) -> None:
         )
 
 
-def note_nothing_found(output: Output, agreement: "Agreement | None") -> None:
-    """Where there is nothing, or next to nothing, to agree with, no figure alone says so."""
+def note_doubts(output: Output, agreement: "Agreement | None") -> None:
+    """What figures alone do not say: next to nothing to agree with, a reference that is wrong."""
     if agreement is None:
         return
     if not agreement.main.is_measured:
@@ -91,6 +91,13 @@ def note_nothing_found(output: Output, agreement: "Agreement | None") -> None:
     what = next(of for of in ("boxes", "cells", "frames") if of in counts)
     if counts[what] < _FEW:
         output.note(f"caution: {counts[what]} {what} alone were compared, which says little")
+    for figure in agreement.measured:
+        if figure.is_labelled and figure.reference < _HARDLY:
+            output.note(
+                f"warning: the reference itself has an {figure.name} of {figure.reference:.2f} on "
+                "labelled pictures: was it imported with the --mean, --std and --channels that it "
+                "was trained with, and are the --classes in its order?"
+            )
 
 
 def figures_of(

@@ -35,7 +35,7 @@ from camsdk.cli.compress_options import (
 from camsdk.cli.compress_result import (
     facts_of,
     figures_of,
-    note_nothing_found,
+    note_doubts,
     note_outcome,
     write_report,
 )
@@ -298,7 +298,7 @@ def evaluate(
         )
     paths = {"reference": reference, "candidate": candidate}
     tell(output, figures_of(agreement, {"reference": truth, "candidate": draft}, paths))
-    note_nothing_found(output, agreement)
+    note_doubts(output, agreement)
 
 
 def _chosen(
@@ -321,6 +321,10 @@ def _note_left_out(output: Output, footage: "Footage", classes: Sequence[str]) -
     if names := footage.ambiguous(classes):
         output.note(
             f"warning: pictures in {', '.join(names)} have no label: several classes have that name"
+        )
+    if names := footage.strangers():
+        output.note(
+            f"warning: pictures in {', '.join(names)} have no label: no class has that name"
         )
 
 

@@ -65,13 +65,23 @@ def split_groups(
             f"{third + gap + half} frames are too few: the first third{of_each}, {third}, has to "
             f"hold {calibration} to calibrate on, and the second half{of_each}, {half}, "
             f"{evaluation} to evaluate on",
-            f"give more, or --calibration up to {third} and --evaluation up to {half}",
+            _way_out(calibration, third, evaluation, half),
         )
     return ClipSplit(
         _spaced(thirds, calibration),
         _spaced(halves, evaluation),
         _spaced(gaps, min(_CHOICE, gap), 1),
     )
+
+
+def _way_out(calibration: int, third: int, evaluation: int, half: int) -> str:
+    """What to do about too few frames; no option is named with what it refuses."""
+    if (calibration and not third) or (evaluation and not half):
+        least = 3 if calibration else 1
+        return f"give more: {least} of them at the least, a few dozen for figures that say much"
+    asked = (("--calibration", calibration, third), ("--evaluation", evaluation, half))
+    ways = [f"{option} up to {held}" for option, wanted, held in asked if wanted > held]
+    return f"give more, or {' and '.join(ways)}"
 
 
 def _spaced(parts: Sequence[Sequence[int]], count: int, offset: int = 0) -> tuple[int, ...]:

@@ -39,12 +39,14 @@ class Footage:
         counts: Frames in each.
         folders: Names of the folders that label each file; empty where none does.
         skipped: Files that cannot be read, as far as they were looked into.
+        root: The folder that was given, or None; files are named below it.
     """
 
     files: tuple[Path, ...]
     counts: tuple[int, ...]
     folders: tuple[str, ...] = ()
     skipped: tuple[Path, ...] = ()
+    root: Path | None = None
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -52,12 +54,15 @@ class Footage:
     @property
     def told_skipped(self) -> str:
         """How many files were skipped, and the names of the first."""
-        names = ", ".join(file.name for file in self.skipped[:_NAMED])
+        names = ", ".join(str(self._below(file)) for file in self.skipped[:_NAMED])
         more = len(self.skipped) - _NAMED
         of_all = f"{len(self.skipped)} of {len(self.files) + len(self.skipped)} files"
         return f"{of_all} cannot be read and were skipped: {names}" + (
             f" and {more} more" if more > 0 else ""
         )
+
+    def _below(self, file: Path) -> Path:
+        return Path(file.name) if self.root is None else file.relative_to(self.root)
 
     def files_of(self, indices: Collection[int]) -> list[Path]:
         """The files that hold any of these frames."""
@@ -73,6 +78,7 @@ class Footage:
             tuple(self.counts[place] for place in kept),
             tuple(self.folders[place] for place in kept) if self.folders else (),
             (*self.skipped, *(file for file in self.files if file in files)),
+            self.root,
         )
 
     def labels(self, classes: Sequence[str]) -> dict[int, int]:
@@ -87,6 +93,13 @@ class Footage:
         """Folders that are named like more than one class, hence label nothing."""
         named = Counter(classes)
         return sorted(folder for folder in set(self.folders) if named[folder] > 1)
+
+    def strangers(self) -> list[str]:
+        """Folders that label nothing beside some that do, below the one that was given."""
+        if not any(self.folders):
+            return []
+        pairs = zip(self.files, self.folders, strict=True)
+        return sorted({str(self._below(file).parent) for file, label in pairs if not label} - {"."})
 
     def groups(self) -> list[Sequence[int]]:
         """Frames of each labelling folder's name; one group are those without, or of few frames."""
@@ -145,7 +158,7 @@ def open_footage(path: Path, classes: Collection[str] = ()) -> Footage:
     folders = [_label(file, path, classes) for file in files]
     counts = [1 if file.suffix.lower() in PICTURES else _frames_in(file) for file in files]
     damaged = {file for file, count in zip(files, counts, strict=True) if not count}
-    return Footage(tuple(files), tuple(counts), tuple(folders)).without(damaged)
+    return Footage(tuple(files), tuple(counts), tuple(folders), root=path).without(damaged)
 
 
 def choose_frames(
@@ -164,6 +177,11 @@ def choose_frames(
         try:
             split = split_groups(footage.groups(), calibration=calibration, evaluation=evaluation)
         except InvalidInput as error:
+            damaged = {f for f in footage.files if f not in readable and not _is_readable(f)}
+            if damaged:  # told of at once, not after more files were given
+                readable.update(file for file in footage.files if file not in damaged)
+                footage = footage.without(damaged)
+                continue
             if not footage.skipped:
                 raise
             raise InvalidInput(f"{error.message}; {footage.told_skipped}", error.hint) from error

@@ -64,6 +64,33 @@ def test_files_that_cannot_be_read_are_skipped_and_told_of(tmp_path: Path) -> No
     assert "too few" in caught.value.message
 
 
+def test_too_few_frames_say_what_helps(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 100)
+    with pytest.raises(InvalidInput, match="1 frames are too few") as caught:
+        choose_frames(open_footage(tmp_path))
+    assert "3 of them at the least" in caught.value.hint
+    assert "--calibration" not in caught.value.hint
+    with pytest.raises(InvalidInput) as caught:
+        split_clip(12, calibration=2, evaluation=9)
+    assert caught.value.hint == "give more, or --evaluation up to 6"
+    with pytest.raises(InvalidInput) as caught:
+        split_clip(12, calibration=5, evaluation=9)
+    assert caught.value.hint == "give more, or --calibration up to 4 and --evaluation up to 6"
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(InvalidInput, match=r"1 of 1 files cannot be read.*: a\.png"):
+        choose_frames(open_footage(tmp_path))
+
+
+def test_files_and_folders_are_named_below_the_one_that_was_given(tmp_path: Path) -> None:
+    for name in ("boot/1.png", "boots/2.png", "3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(tmp_path / name, 100)
+    footage = open_footage(tmp_path, ("boot",))
+    assert footage.strangers() == ["boots"]
+    assert open_footage(tmp_path).strangers() == []
+    assert footage.without({tmp_path / "boot/1.png"}).told_skipped.endswith(": boot/1.png")
+
+
 def test_pictures_that_are_not_chosen_are_not_looked_into(tmp_path: Path) -> None:
     for index in range(9):
         picture(tmp_path / f"{index}.png", 100)
