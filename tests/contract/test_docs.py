@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from camsdk.artifact.bundle import pack, read_unverified
 from camsdk.cli.main import root_command
+from camsdk.compress.latency import load_profile
 from camsdk.vision.rules import parse_rules
+from support.engines import leave_only_our_own
+from support.small_detector import small_detector
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -53,6 +57,32 @@ def test_the_rules_of_the_page_parse():
     rules = parse_rules(example).for_camera("gate-1")
     assert [line.name for line in rules.lines] == ["entry"]
     assert rules.lines[0].crops
+
+
+def blocks(language: str) -> list[str]:
+    text = (ROOT / "docs/compression.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_profile_of_the_page_is_read(tmp_path):
+    (example,) = blocks("yaml")
+    (tmp_path / "device.yaml").write_text(example)
+    profile = load_profile(tmp_path / "device.yaml")
+    assert (profile.device, profile.provenance) == ("fpga-zu3", "model")
+    assert profile.ms_by_layer["Conv_0"][8] == 0.14
+    assert profile.ns_per_mac["Conv"][4] == 0.03
+
+
+def test_the_program_of_the_page_compresses(tmp_path, monkeypatch):
+    leave_only_our_own(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    source = small_detector()
+    (tmp_path / "float.cam").write_bytes(pack(source.manifest, source.members, None))
+    (program,) = blocks("python")
+    exec(compile(program, "compression.md", "exec"), {})
+    manifest = read_unverified((tmp_path / "w4.cam").read_bytes()).manifest
+    assert manifest.precision == "w4a8"
+    assert manifest.reference in (tmp_path / "w4.html").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -19,6 +19,13 @@ _HARDLY: Final = 0.5
 """Of agreement: below, most of what the float model finds is lost or misplaced."""
 
 
+def cache_folder(kind: str) -> Path:
+    """Of the user, for ``trainings`` or ``profiles``."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("camplatform") / kind
+
+
 def write_report(made: "Compressed", page: Path) -> None:
     """As a page, and beside it as JSON.
 
@@ -46,6 +53,8 @@ def facts_of(made: "Compressed") -> dict[str, Any]:
         "seconds": sum(facts.duration_s.values()),
         "peak_rss_mib": facts.peak_rss_bytes / 2**20,
     }
+    for name, spent_ms in facts.predicted_ms.items():
+        told["layers_ms" if name.endswith(", compressed") else "float_layers_ms"] = spent_ms
     if agreement is not None:
         told |= {
             **agreement.values,
@@ -62,7 +71,8 @@ def facts_of(made: "Compressed") -> dict[str, Any]:
 def note_outcome(output: Output, made: "Compressed", wishes: Wishes) -> None:
     """What a person should know beside the figures."""
     if times := made.draft.manifest.lineage.options.get("times"):
-        kept = f"kept in {wishes.work or 'the cache'}: delete them there to measure anew"
+        folder = wishes.work or cache_folder("profiles")
+        kept = f"kept in {folder}: delete them there to measure anew"
         place = kept if wishes.profile is None else f"in {wishes.profile}"
         output.note(f"times of layers: {times}, {place}")
     if resumed := made.facts.resumed:

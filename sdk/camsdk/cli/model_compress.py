@@ -33,6 +33,7 @@ from camsdk.cli.compress_options import (
     WorkOption,
 )
 from camsdk.cli.compress_result import (
+    cache_folder,
     facts_of,
     figures_of,
     note_doubts,
@@ -342,9 +343,7 @@ def _profile(draft: "Draft", wishes: Wishes) -> "DeviceProfile | Path":
 
 
 def _work_folder(named: Path | None, kind: str) -> Path:
-    import platformdirs
-
-    folder = named or platformdirs.user_cache_path("camplatform") / kind
+    folder = named or cache_folder(kind)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -132,8 +132,18 @@ def load_profile(path: Path) -> DeviceProfile:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidInput(f"{path} cannot be read as a profile: {error}") from error
     known = {"device", "provenance", "ms_by_layer", "ns_per_mac", "skips_zeros", "origin"}
-    if not isinstance(fields, dict) or not {"device", "provenance"} <= set(fields) <= known:
+    if not isinstance(fields, dict):
         raise InvalidInput(f"{path} is no profile", f"its fields are {', '.join(sorted(known))}")
+    for what, names in (
+        ("has no", {"device", "provenance"} - set(fields)),
+        ("has a field that no profile has,", {str(name) for name in fields} - known),
+    ):
+        if names:
+            raise InvalidInput(
+                f"{path} {what} {', '.join(sorted(names))}",
+                f"the fields of a profile are {', '.join(sorted(known))}; docs/compression.md has "
+                "an example",
+            )
     if fields["provenance"] not in ("measured", "model"):
         raise InvalidInput(f"{path}: provenance {fields['provenance']}", "measured or model")
     return DeviceProfile(

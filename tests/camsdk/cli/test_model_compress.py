@@ -113,6 +113,7 @@ def test_times_are_told_with_where_and_when_they_were_taken(
     outcome = camctl("model", "compress", small, *budget, "-o", out, "--json")
     told = "measured (board 7, 2026-01-02)"
     assert f"times of layers: {told}, in {profile}" in outcome.err
+    assert 0 < outcome.json["layers_ms"] <= 100
     assert read_unverified(out.read_bytes()).manifest.lineage.options["times"] == told
     assert "rounded without a training: there is no data to train on" in outcome.err
 

@@ -111,11 +111,11 @@ def test_json_is_read_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("device: d", "no profile"),
+        ("device: d", "has no provenance"),
         ("[1, 2]", "no profile"),
         ("{", "cannot be read"),
         ("{device: d, provenance: guessed}", "guessed"),
-        ("{device: d, provenance: model, speed: 3}", "no profile"),
+        ("{device: d, provenance: model, speed: 3}", "no profile has, speed"),
         ("{device: d, provenance: model, ns_per_mac: {Conv: 3}}", "ns_per_mac"),
         ("{device: d, provenance: model, ms_by_layer: {c: {8: fast}}}", "ms_by_layer"),
         ("{device: d, provenance: model, ms_by_layer: {c: {8: -1}}}", "below 0"),
