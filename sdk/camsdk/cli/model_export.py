@@ -11,9 +11,23 @@ from camsdk.cli.output import Output
 from camsdk.cli.profile import JsonOption
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx
+
     from camsdk.compress.packaging import Draft
+    from camsdk.compress.sessions import Array
 
 _FLOAT_BITS: Final = 32
+BitsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--bits",
+        min=2,
+        help="Of all weights in an MNN file: 2 to 8, or 32 for float. Default: each layer's "
+        "as the artifact's codes have them; 8 for a float artifact.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -40,16 +54,7 @@ def export(
             help="The file to write. Default: NAME-VERSION.mnn or .onnx, in this folder.",
         ),
     ] = None,
-    bits: Annotated[
-        int | None,
-        typer.Option(
-            "--bits",
-            min=2,
-            help="Of the weights in an MNN file: 2 to 8, or 32 for float. Default: those of most "
-            "of the artifact's codes, or of all where that changes the outputs by more than 10%; "
-            "8 for a float artifact.",
-        ),
-    ] = None,
+    bits: BitsOption = None,
     is_json: JsonOption = False,
 ) -> None:
     """Writes an artifact's model as a file for another engine; an MNN file has been run before.
@@ -72,42 +77,53 @@ def export(
 def _as_mnn(draft: "Draft", bits: int | None) -> tuple[bytes, dict[str, Any], str]:
     """The file, figures by name, and a warning where it is far from the model."""
     demand("onnx", "onnxslim", "MNN")
-    import numpy as np
     import onnx
 
     from camsdk.compress.mnn import (
         DEFAULT_BITS,
         NEAR_ERROR,
         common_bits,
-        export_near,
+        export_mnn,
         from_quantized,
-        relative_error,
+        layer_bits,
         suited,
     )
     from camsdk.compress.report.collect import few_inputs
-    from camsdk.compress.sessions import Session
 
     stored = onnx.load_from_string(draft.model)
     model, coded_bits = from_quantized(stored)
-    every = coded_bits or DEFAULT_BITS
-    wanted = (bits,) if bits else sorted({common_bits(stored) or every, every})
-    choices = [suited(coded_bits, None if kept == _FLOAT_BITS else kept) for kept in wanted]
-    inputs = few_inputs(draft, None, ())[:2]
-    made, options = export_near(model, inputs, choices)
-    own, unrounded = Session(draft.model), Session(model.SerializeToString())
-    rounding = max(
-        relative_error(np.asarray(value), np.asarray(unrounded.infer(tensor)[name]))
-        for tensor in inputs
-        for name, value in own.infer(tensor).items()
+    every = bits or coded_bits or DEFAULT_BITS
+    options = suited(
+        coded_bits,
+        None if every == _FLOAT_BITS else every,
+        None if bits else layer_bits(stored),
     )
-    kept = options.weight_bits or _FLOAT_BITS
+    inputs = few_inputs(draft, None, ())[:2]
+    made = export_mnn(model, inputs, options)
+    kept = bits or common_bits(stored) or every
     warning = (
         f"warning: in {kept} bits the outputs differ from the model's by "
         f"{made.relative_error:.0%}: give more with --bits"
     )
     figures = {
         "weight_bits": kept,
+        "most_bits_of_a_layer": every,
         "relative_error": made.relative_error,
-        "rounding_of_activations": rounding,
+        "rounding_of_activations": _rounding(draft, model, inputs),
     }
     return made.content, figures, warning if made.relative_error > NEAR_ERROR else ""
+
+
+def _rounding(draft: "Draft", model: "onnx.ModelProto", inputs: "Sequence[Array]") -> float:
+    """How far the model without rounded activations is from the artifact's, as MNN's error is."""
+    import numpy as np
+
+    from camsdk.compress.mnn import relative_error
+    from camsdk.compress.sessions import Session
+
+    own, unrounded = Session(draft.model), Session(model.SerializeToString())
+    return max(
+        relative_error(np.asarray(value), np.asarray(unrounded.infer(tensor)[name]))
+        for tensor in inputs
+        for name, value in own.infer(tensor).items()
+    )

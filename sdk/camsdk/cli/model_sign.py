@@ -131,7 +131,8 @@ def _renamed(data: bytes, name: str | None, version: int | None) -> bytes:
         return data
     contents = bundle.read_unverified(data)
     fields = contents.manifest.model_dump()
-    fields |= {"name": name or fields["name"], "version": version or fields["version"]}
+    given = {"name": name, "version": version}
+    fields |= {key: value for key, value in given.items() if value is not None}
     try:
         manifest = Manifest.model_validate(fields)
     except ValidationError as error:

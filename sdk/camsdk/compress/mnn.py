@@ -9,13 +9,13 @@ Weight quantization makes the file smaller, not faster: MNN computes in float fr
 weights unless its own activation quantization is used.
 """
 
+import json
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -35,8 +35,8 @@ FLOAT_ERROR: Final = 1e-3
 ERROR_BY_BITS: Final = {8: 0.05, 7: 0.1, 6: 0.2, 5: 0.3, 4: 0.5, 3: 0.8, 2: 1.0}
 """Largest relative error by default; rounding to nearest, so few bits cost much."""
 NEAR_ERROR: Final = 0.1
-"""Relative error above which fewer bits are not chosen unasked: about the rounding of activations
-to 8 bits, 0.07 on NanoDet-g, which devices run as well."""
+"""Relative error above which whoever exports is warned: about what the rounding of activations to
+8 bits costs, 0.07 on NanoDet-g, and a little more."""
 DEFAULT_BITS: Final = 8
 """Of weights that no codes tell the bits of."""
 _TIMEOUT_S: Final = 120.0
@@ -55,17 +55,21 @@ class MnnOptions:
             in every filter that uses its largest code, since MNN takes the scale from the largest
             weight. Weights that were never quantized fare a little better without.
         max_relative_error: Of any output against onnxruntime, L2 norm over L2 norm; None takes
-            ``ERROR_BY_BITS``.
+            ``ERROR_BY_BITS`` of the fewest bits.
+        layer_bits: Of single layers, by the name of the node or of its output, instead of
+            ``weight_bits``.
     """
 
     weight_bits: int | None = DEFAULT_BITS
     block_size: int | None = None
     is_symmetric: bool = True
     max_relative_error: float | None = None
+    layer_bits: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.weight_bits is not None and self.weight_bits not in ERROR_BY_BITS:
-            raise InvalidInput(f"MNN has no weights of {self.weight_bits} bits", "give 2 to 8")
+        for bits in (self.weight_bits, *self.layer_bits.values()):
+            if bits is not None and bits not in ERROR_BY_BITS:
+                raise InvalidInput(f"MNN has no weights of {bits} bits", "give 2 to 8")
         if self.block_size is not None and self.block_size < 1:
             raise InvalidInput(f"blocks of {self.block_size} weights are not to be had")
 
@@ -112,33 +116,14 @@ def export_mnn(
         float_error = work.compare(exact, FLOAT_ERROR)
         if options.weight_bits is None:
             return MnnExport(exact.read_bytes(), float_error, float_error)
-        limit = options.max_relative_error or ERROR_BY_BITS[options.weight_bits]
-        small = work.convert("quantized.mnn", _arguments(options))
+        fewest = min([options.weight_bits, *options.layer_bits.values()])
+        limit = options.max_relative_error or ERROR_BY_BITS[fewest]
+        arguments = _arguments(options)
+        if options.layer_bits:
+            arguments += work.layers(arguments, options.layer_bits)
+        small = work.convert("quantized.mnn", arguments)
         error = work.compare(small, limit)
         return MnnExport(small.read_bytes(), error, float_error)
-
-
-def export_near(
-    model: onnx.ModelProto, inputs: Sequence[Array], choices: Sequence[MnnOptions]
-) -> tuple[MnnExport, MnnOptions]:
-    """By the first options whose file is within ``NEAR_ERROR`` of the model, or else the last.
-
-    Args:
-        model, inputs: As in ``export_mnn``.
-        choices: At least one.
-
-    Returns:
-        The file, and the options that it was made by.
-
-    Raises:
-        InvalidInput, NotFound, UnsupportedModel: As ``export_mnn`` by the last options.
-    """
-    *first, last = choices
-    for options in first:
-        with suppress(UnsupportedModel):  # what else may be wrong the last options find too
-            near = replace(options, max_relative_error=NEAR_ERROR)
-            return export_mnn(model, inputs, near), options
-    return export_mnn(model, inputs, last), last
 
 
 def from_quantized(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int | None]:
@@ -155,25 +140,38 @@ def from_quantized(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int | None]
     Raises:
         UnsupportedModel: Something is computed in integers.
     """
-    bits = max(_weights_by_bits(model), default=None)
+    bits = max((bits for _, bits, _ in _coded(model)), default=None)
     return without_quantization(with_limits(model)), bits
 
 
 def common_bits(model: onnx.ModelProto) -> int | None:
-    """Bits of the codes of most weights, of those of equally many the more; None without codes.
-
-    Args:
-        model: As in ``from_quantized``, which tells the bits that hold every code: the first and
-            the last layer often have more than the others.
-    """
-    counts = _weights_by_bits(model)
+    """Bits of the codes of most weights of a model as ``from_quantized`` takes it; None of none."""
+    counts: Counter[int] = Counter()
+    for _, bits, size in _coded(model):
+        counts[bits] += size
     return max(counts, key=lambda bits: (counts[bits], bits), default=None)
 
 
-def _weights_by_bits(model: onnx.ModelProto) -> Counter[int]:
-    """Number of coded weights by the bits in which MNN holds their codes, a tensor at a time."""
+def layer_bits(model: onnx.ModelProto) -> dict[str, int]:
+    """Bits of each layer's codes, by the names of the node and of its output.
+
+    Args:
+        model: As ``from_quantized`` takes it, which keeps these names.
+    """
+    by_tensor = {name: bits for name, bits, _ in _coded(model)}
+    return {
+        name: by_tensor[tensor]
+        for node in model.graph.node
+        for tensor in node.input
+        if tensor in by_tensor
+        for name in (node.name, node.output[0])
+        if name
+    }
+
+
+def _coded(model: onnx.ModelProto) -> Iterator[tuple[str, int, int]]:
+    """Of each coded weight its tensor, the bits in which MNN holds its codes, and their number."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    counts: Counter[int] = Counter()
     for node in model.graph.node:
         tensor = stored.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if tensor is not None and len(tensor.dims) > 1:
@@ -182,18 +180,21 @@ def _weights_by_bits(model: onnx.ModelProto) -> Counter[int]:
             if zero is not None and not zero.dims:
                 codes = codes - int(numpy_helper.to_array(zero))
             if largest := int(np.abs(codes).max(initial=0)):
-                counts[max(2, largest.bit_length() + 1)] += codes.size
-    return counts
+                yield node.output[0], max(2, largest.bit_length() + 1), codes.size
 
 
-def suited(coded_bits: int | None, weight_bits: int | None) -> MnnOptions:
+def suited(
+    coded_bits: int | None, weight_bits: int | None, bits_of: Mapping[str, int] | None = None
+) -> MnnOptions:
     """Options for a model of ``from_quantized``.
 
     Args:
         coded_bits: Of its codes, None where it has none: then zero need not lie in the middle.
         weight_bits: As in ``MnnOptions``.
+        bits_of: Of its layers, see ``layer_bits``; None gives all of them ``weight_bits``.
     """
-    return MnnOptions(weight_bits, is_symmetric=coded_bits is not None)
+    other = {name: bits for name, bits in (bits_of or {}).items() if bits != weight_bits}
+    return MnnOptions(weight_bits, is_symmetric=coded_bits is not None, layer_bits=other)
 
 
 def _arguments(options: MnnOptions) -> list[str]:
@@ -224,6 +225,29 @@ class _Workplace:
         if not target.is_file() or target.stat().st_size == 0:
             raise UnsupportedModel(f"MNN cannot convert the model: {said}")
         return target
+
+    def layers(self, arguments: Sequence[str], bits_of: Mapping[str, int]) -> list[str]:
+        """Arguments that give layers bits of their own, in the list that MNN makes of its layers.
+
+        Raises:
+            UnsupportedModel: It makes none, or in another form.
+        """
+        path = self._folder / "layers.json"
+        found = ["--compressionParamsFile", str(path)]
+        self.convert("listed.mnn", [*arguments, *found])
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            for layer in (of for algo in document["algo"] for of in algo["quantParams"]["layer"]):
+                for weight in layer["weight"]:
+                    weight["bits"] = bits_of.get(layer["opName"], weight["bits"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise UnsupportedModel(
+                "this version of MNN does not list the layers, to give them bits of their own",
+                "choose the bits of all weights",
+            ) from error
+        document.pop("forGuide", None)  # else MNN only reads what the list may hold
+        path.write_text(json.dumps(document), encoding="utf-8")
+        return found
 
     def compare(self, path: Path, limit: float) -> float:
         """Largest relative error of this file.

@@ -12,10 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from camsdk.artifact.bundle import pack
-from camsdk.compress import mnn
 from camsdk.compress.codes import project
 from camsdk.compress.graph.qdq import ActivationRange, emit_qdq
-from camsdk.compress.mnn import common_bits, from_quantized
+from camsdk.compress.mnn import common_bits, from_quantized, layer_bits
 from camsdk.compress.options import CodeSet
 from support.artifacts import make_manifest
 
@@ -137,24 +136,28 @@ def two_layers() -> onnx.ModelProto:
     return emit_qdq(model, coded, {"x": ActivationRange(0, 255), "h": ActivationRange(-300, 300)})
 
 
-def test_most_weights_say_what_bits_are_common() -> None:
+def test_each_layer_has_the_bits_of_its_codes() -> None:
     assert common_bits(two_layers()) == 2
     assert from_quantized(two_layers())[1] == 7
+    assert layer_bits(two_layers()) == {"first": 7, "h": 7, "second": 2, "boxes": 2}
     assert common_bits(network()) is None
+    assert layer_bits(network()) == {}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("MNN") is None, reason="the extra mnn is not installed")
-def test_few_bits_that_change_the_outputs_are_not_taken_unasked_nor_silently(
+def test_an_mnn_file_keeps_the_bits_of_each_layer_and_warns_of_fewer(
     camctl: "Camctl", tmp_path: Path
 ) -> None:
     draft, out = tmp_path / "net.cam", tmp_path / "net.mnn"
     artifact(draft, two_layers())
     start = ("model", "export", draft, "--to", "mnn", "-o", out)
     unasked = camctl(*start, "--json")
-    assert unasked.json["weight_bits"] == 7
-    assert unasked.json["relative_error"] < mnn.NEAR_ERROR
+    assert (unasked.json["weight_bits"], unasked.json["most_bits_of_a_layer"]) == (2, 7)
+    assert unasked.json["relative_error"] < 0.01
     assert "warning" not in unasked.err
+    wide = camctl(*start, "--bits", "7", "--json").json
+    assert wide["bytes"] > 1.3 * unasked.json["bytes"]
     asked = camctl(*start, "--bits", "2")
     assert asked.code == 0
     assert "warning: in 2 bits the outputs differ" in asked.err
