@@ -135,7 +135,7 @@ def _check_outputs(outputs: Mapping[str, Array], manifest: Manifest) -> None:
         check_shapes(outputs, manifest)
     except RuntimeFailure as error:
         raise InvalidInput(
-            str(error),
+            error.message,
             "say the classes, the order of the outputs and, of nanodet-gfl, strides and reg_max "
             "as the model has them",
         ) from error

@@ -170,7 +170,7 @@ def test_a_detector_that_its_description_does_not_fit_is_no_draft(
         )
         outcome = camctl(*start)
         assert outcome.code == 1
-        assert words in " ".join(outcome.err.split())
+        assert f"{words} say the classes" in " ".join(outcome.err.split())
         assert not out.exists()
     outcome = camctl(*start, "--classes", _names(tmp_path, "person", "car"))
     assert outcome.code == 0, outcome.err
