@@ -8,7 +8,6 @@ from typing import Final, TypeVar
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from camsdk.artifact.hardware import local_hardware
 from camsdk.compress.allocate import (
@@ -21,10 +20,11 @@ from camsdk.compress.allocate import (
     with_choices,
 )
 from camsdk.compress.coded_model import CodedModel
-from camsdk.compress.graph.layers import Layer, constants, list_layers
+from camsdk.compress.file_cost import measure_file_cost
+from camsdk.compress.graph.layers import Layer, list_layers
 from camsdk.compress.latency import DeviceProfile, load_profile, measure_profile, save_profile
 from camsdk.compress.options import Budget, NOfM, PruneOptions, QuantizeOptions
-from camsdk.compress.pack_model import pack_model
+from camsdk.compress.ptq.folding import as_if_trained, prepare
 from camsdk.compress.quantize import quantize_int8
 from camsdk.compress.sensitivity import Floats, measure_sensitivity
 from camsdk.errors import InvalidInput
@@ -61,6 +61,7 @@ class Allotter:
         quantize: Layers that it leaves in float stay there.
         prune: Granularity and schedule, if layers may be pruned.
         inputs: Of the model.
+        is_synthetic: Whether they were made up.
         profile: Of the budget's device, for "latency"; or the file where what is measured on this
             machine is kept, so that the next call counts with the same times; None measures anew.
         on_progress: Called with layers done and in all.
@@ -77,17 +78,22 @@ class Allotter:
         prune: PruneOptions,
         inputs: Sequence[Floats],
         *,
+        is_synthetic: bool = False,
         profile: DeviceProfile | Path | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._budget, self._quantize, self._prune = budget, quantize, prune
-        self._layers = list_layers(model)
+        prepared = prepare(model)  # as the file will be: without BatchNorm behind layers
+        self._layers = list_layers(prepared.model)
         self._profile = profile if isinstance(profile, DeviceProfile) else None
         if budget.kind == "latency" and not isinstance(profile, DeviceProfile):
             self._profile = _kept_profile(model, budget, inputs, profile)
-        self._fixed_bytes = _bytes_without(model, self._layers)
+        measured = prepared.model
+        if is_synthetic and prepared.normalised:
+            # Made-up inputs move layers otherwise than the data did.
+            measured = as_if_trained(prepared, self._layers, inputs)
         self._sensitivity: Sensitivity = measure_sensitivity(
-            model,
+            measured,
             self._layers,
             {layer.name: self._choices(layer) for layer in self._layers},
             inputs,
@@ -95,6 +101,11 @@ class Allotter:
             granularity=prune.granularity,
             on_progress=None if on_progress is None else lambda s: on_progress(int(1000 * s), 1000),
         )
+        self._fixed_bytes = 0.0
+        if budget.kind == "bytes":
+            cost = measure_file_cost(prepared.model, quantize, budget.bit_widths, inputs)
+            self._fixed_bytes = cost.fixed
+            self._sensitivity = cost.added_to(self._sensitivity)
 
     @property
     def profile(self) -> DeviceProfile | None:
@@ -202,19 +213,6 @@ def meet(budget: Budget, least: float, make: Callable[[float], tuple[float, _T]]
     if best is None:
         raise too_little(budget, least_made)
     return best[1]
-
-
-def _bytes_without(model: onnx.ModelProto, layers: Sequence[Layer]) -> float:
-    """Of the packed file with all weights of layers zero, which take next to nothing."""
-    weights = {layer.weight for layer in layers}
-    emptied = onnx.ModelProto()
-    emptied.CopyFrom(model)
-    stored = constants(model)
-    for tensor in emptied.graph.initializer:
-        if tensor.name in weights:
-            zeros = np.zeros_like(stored[tensor.name])
-            tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
-    return float(len(pack_model(emptied.SerializeToString())))
 
 
 def _kept_profile(

@@ -52,18 +52,33 @@ def compress_weights(
 
     The smallest by magnitude go, what stays goes to the nearest codes.
     """
-    mask = find_masks({"": np.abs(weights)}, choice.sparsity, granularity)[""]
-    if not choice.sparsity:
-        mask = np.ones(weights.shape, np.bool_)
     if choice.bit_width == FLOAT_BITS:
-        masked = np.where(mask, weights, np.float32(0))
+        masked = np.where(_mask(weights, choice, granularity), weights, np.float32(0))
         return masked, predict_float_bytes(masked)
+    coded = code_weights(weights, choice, options, granularity)
+    return coded.values, predict_bytes(coded)
+
+
+def code_weights(
+    weights: Floats,
+    choice: LayerChoice,
+    options: WeightOptions,
+    granularity: PruneGranularity = Element(),  # noqa: B008 - a frozen value
+) -> CodedTensor:
+    """The same as codes, of a choice that is not to leave them in float."""
     spacing = options.code_set.spacing
     if choice.bit_width > MAX_POWER_OF_TWO_BITS:
         spacing = "uniform"
     code_set = CodeSet(choice.bit_width, spacing)
-    coded = project(weights, code_set, options.granularity, mask if choice.sparsity else None)
-    return coded.values, predict_bytes(coded)
+    mask = _mask(weights, choice, granularity) if choice.sparsity else None
+    return project(weights, code_set, options.granularity, mask)
+
+
+def _mask(weights: Floats, choice: LayerChoice, granularity: PruneGranularity) -> NDArray[np.bool_]:
+    """What stays."""
+    if not choice.sparsity:
+        return np.ones(weights.shape, np.bool_)
+    return find_masks({"": np.abs(weights)}, choice.sparsity, granularity)[""]
 
 
 def measure_sensitivity(

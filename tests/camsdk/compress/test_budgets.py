@@ -1,16 +1,125 @@
 """What is made within a budget, where only making it tells what it costs."""
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 from camsdk.compress.allocate import OverBudgetError
-from camsdk.compress.budgets import meet
-from camsdk.compress.options import Budget
+from camsdk.compress.budgets import Allotment, Allotter, meet
+from camsdk.compress.graph.qdq import emit_qdq
+from camsdk.compress.options import Budget, PruneOptions, QuantizeOptions
+from camsdk.compress.pack_model import pack_model
+from camsdk.compress.ptq.quantizing import quantize_after_training
 
 LEAST = 100.0
+SIZE = 12
+Parts = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
+
+
+def conv(name: str, source: str, weights: np.ndarray, norm: dict[str, float]) -> Parts:
+    """A convolution with BatchNorm behind it: nodes and initializers; its output is ``name``."""
+    filters = len(weights)
+    usual = {"gamma": 1.0, "beta": 0.0, "mean": 0.0, "variance": 1.0}
+    values = {key: np.full(filters, value) for key, value in (usual | norm).items()}
+    parameters = {f"{name}.weight": weights} | {f"{name}.{key}": v for key, v in values.items()}
+    nodes = [
+        helper.make_node("Conv", [source, f"{name}.weight"], [f"{name}.c"], name, pads=[1] * 4),
+        helper.make_node(
+            "BatchNormalization", [f"{name}.c", *list(parameters)[1:]], [name], f"{name}.norm"
+        ),
+    ]
+    stored = [numpy_helper.from_array(v.astype(np.float32), k) for k, v in parameters.items()]
+    return nodes, stored
+
+
+def network(
+    nodes: Sequence[onnx.NodeProto], stored: Sequence[onnx.TensorProto], channels: int
+) -> onnx.ModelProto:
+    """From ``x`` of three channels to ``y``."""
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, count, SIZE, SIZE))
+        for name, count in (("x", 3), ("y", channels))
+    ]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def widths(allotment: Allotment) -> dict[str, int]:
+    """Bits by layer name."""
+    layers = allotment.quantize.layers.items()
+    return {n: of.weights.code_set.bit_width for n, of in layers if of.weights is not None}
+
+
+def allotter(model: onnx.ModelProto, budget: Budget, *, is_synthetic: bool = False) -> Allotter:
+    rng = np.random.default_rng(3)
+    inputs = [rng.normal(size=(1, 3, SIZE, SIZE)).astype(np.float32) for _ in range(2)]
+    return Allotter(
+        model, budget, QuantizeOptions(), PruneOptions(0.0), inputs, is_synthetic=is_synthetic
+    )
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_what_is_predicted_is_what_is_packed(bits: int) -> None:
+    """BatchNorm is not in the file; scales of activations and biases, and tables of codes, are."""
+    rng = np.random.default_rng(bits)
+    nodes: list[onnx.NodeProto] = []
+    stored: list[onnx.TensorProto] = []
+    source, channels = "x", 3
+    for index in range(6):
+        weights = rng.normal(size=(32, channels, 3, 3)) * math.sqrt(2 / (9 * channels))
+        made = conv(f"layer{index}", source, weights, {"beta": 0.1 * index})
+        nodes += [
+            *made[0],
+            helper.make_node("Relu", [f"layer{index}"], [f"r{index}"], f"relu{index}"),
+        ]
+        stored, source, channels = stored + made[1], f"r{index}", 32
+    nodes[-1].output[0] = "y"
+    model = network(nodes, stored, 32)
+    # Other choices are there, which the cheapest or the dearest of all layers are not.
+    choices = (bits, 7) if bits < 7 else (2, 7)
+    of = allotter(model, Budget("bytes", 1e9, bit_widths=choices, sparsities=(0.0,)))
+    if bits < 7:
+        limit = of.least()
+    else:
+        only = Budget("bytes", 1e9, bit_widths=(7,), sparsities=(0.0,))
+        limit = allotter(model, only).least()
+    allotment = of.allot(limit)
+    assert set(widths(allotment).values()) == {bits}
+    ptq = quantize_after_training(model, allotment.quantize)
+    content = emit_qdq(ptq.model, ptq.weights, ptq.activations).SerializeToString()
+    assert len(pack_model(content)) == pytest.approx(limit, rel=0.02)
+
+
+def test_made_up_inputs_weigh_layers_as_the_training_data_did() -> None:
+    """On the training data b says more than a; on what is made up, far less."""
+    rng = np.random.default_rng(1)
+    weights = rng.normal(size=(16, 3, 3, 3))
+    first, second = (
+        conv("a", "x", weights, {"variance": 27.0}),
+        conv("b", "x", weights, {"variance": 2700.0, "gamma": 3.0}),
+    )
+    total = helper.make_node("Add", ["a", "b"], ["y"], "sum")
+    model = network([*first[0], *second[0], total], first[1] + second[1], 16)
+    budget = Budget("bytes", 1e9, bit_widths=(2, 6), sparsities=(0.0,))
+
+    def better(*, is_synthetic: bool) -> set[str]:
+        of = allotter(model, budget, is_synthetic=is_synthetic)
+        limits = np.arange(of.least(), of.least() + 2000, 20.0)
+        found = (
+            {n for n, bits in widths(of.allot(limit)).items() if bits == 6} for limit in limits
+        )
+        return next(names for names in found if names)
+
+    assert better(is_synthetic=True) == {"b"}
+    assert better(is_synthetic=False) == {"a"}  # what is real counts as it is
 
 
 @given(
