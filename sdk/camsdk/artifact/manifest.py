@@ -307,11 +307,35 @@ def canonical_json(value: Mapping[str, Any]) -> bytes:
     return text.encode()
 
 
+_PLAIN: Final = {
+    "Value error, ": "",
+    f"String should match pattern '{NAME_PATTERN}'": (
+        "takes lower-case letters, digits, '.', '_' and '-', at most 63, no sign at the start"
+    ),
+    "Extra inputs are not permitted": "there is no such field",
+    "Field required": "is missing",
+    "Unable to extract tag using discriminator": "is missing the field",
+    "Input tag ": "",
+    "found using": "of",
+    "does not match any of the expected tags": "is none of",
+    "String should match pattern": "has to be spelled as in the pattern",
+    "Input should": "has to",
+    "String should": "has to",
+    "Tuple should": "has to",
+    "List should": "has to",
+    "after validation, not": "and has",
+}
+"""What pydantic says, and how it is said to a person."""
+
+
 def describe(error: ValidationError) -> str:
     """The first problem of a validation as one phrase, with the field that it is about."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
+    what = str(first["msg"])
+    for technical, plain in _PLAIN.items():
+        what = what.replace(technical, plain)
+    return f"{where}: {what}" if where else what
 
 
 def parse_reference(text: str) -> tuple[str, int | None]:

@@ -12,6 +12,7 @@ import typer
 
 from camsdk.cli.output import Output
 from camsdk.cli.pace import Pace
+from camsdk.cli.usage import WrongUsage
 from camsdk.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -56,11 +57,11 @@ def check_suffix(path: Path, *allowed: str) -> None:
     """That ``--out`` names a file of a kind that is written.
 
     Raises:
-        InvalidInput: Its name ends otherwise.
+        WrongUsage: Its name ends otherwise.
     """
     if path.suffix not in allowed:
         ending = f"ends in {path.suffix}" if path.suffix else "has no suffix"
-        raise InvalidInput(
+        raise WrongUsage(
             f"{path} {ending}, and what is written is a {' or '.join(allowed)} file",
             f"give --out a name that ends in {' or '.join(allowed)}",
         )
@@ -89,12 +90,12 @@ def check_distinct(written: Mapping[str, Path], read: Mapping[str, Path]) -> Non
         written, read: Paths by what they hold.
 
     Raises:
-        InvalidInput: Two are the same file.
+        WrongUsage: Two are the same file.
     """
     taken = {path.resolve(): what for what, path in read.items()}
     for what, path in written.items():
         if (other := taken.setdefault(path.resolve(), what)) != what:
-            raise InvalidInput(
+            raise WrongUsage(
                 f"{other} and {what} are the same file, {path}",
                 "give --out a name that ends in .cam and --report one that ends in .html",
             )

@@ -37,6 +37,7 @@ from camsdk.cli import (
 from camsdk.cli.demo import command as demo
 from camsdk.cli.extras import explain
 from camsdk.cli.output import report_error
+from camsdk.cli.usage import WrongUsage
 from camsdk.errors import CamError, InternalError
 
 COMMANDS_GROUP = "camctl.commands"
@@ -137,7 +138,7 @@ def main() -> None:
         root_command()(prog_name="camctl")
     except CamError as error:
         report_error(error, is_json=is_json)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, WrongUsage) else 1)
     except Exception as error:  # noqa: BLE001 - outermost frame: a sentence, not a traceback
         known = explain(error) if isinstance(error, ModuleNotFoundError) else None
         if {"-v", "-vv", "--verbose"} & set(sys.argv):

@@ -57,6 +57,7 @@ from camsdk.cli.drafts import (
 from camsdk.cli.extras import demand
 from camsdk.cli.output import Output
 from camsdk.cli.profile import JsonOption
+from camsdk.cli.usage import usage
 from camsdk.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -160,9 +161,10 @@ def compress(
     from camsdk.compress.packaging import CPU_HARDWARE
 
     draft = read_draft(source)
+    with usage():
+        hardware = {check_hardware(device) for device in devices or CPU_HARDWARE}
     wishes = Wishes(
-        has_data=data != "none", is_trainable=can_train(draft),
-        hardware=tuple(sorted({check_hardware(device) for device in devices or CPU_HARDWARE})),
+        has_data=data != "none", is_trainable=can_train(draft), hardware=tuple(sorted(hardware)),
         bits=bits, activation_bits=activation_bits, codes=codes, rounding=rounding,
         range_rule=range_rule, float_layers=tuple(float_layers or ()), sparsity=sparsity,
         granularity=granularity, importance=importance, epochs=epochs,
@@ -224,11 +226,13 @@ def _made(
     from camsdk.compress import compressing
     from camsdk.compress.option_checks import check_options
 
+    with usage():
+        options = wishes.as_options()
     footage = split = None
     if data != "none":
         footage, split = _chosen(Path(data), draft, wishes, output)
-    options = wishes.as_options()
-    check_options(draft, footage, options)
+    with usage():
+        check_options(draft, footage, options)
     folder, kept = None, list[Path]()
     if options.train is not None:
         demand("torch", "torch_pruning")

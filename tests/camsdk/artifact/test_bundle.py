@@ -182,7 +182,7 @@ def respell(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
         (respell(b'"size_bytes":200', b'"size_bytes":-200'), "size_bytes"),
         (respell(b'"kind":"detector"', b'"kind":"rootkit"'), "kind"),
         (respell(b'"format_version":1', b'"format_version":2'), "format_version"),
-        (respell(b'"kind":"detector"', b'"kind":"detector","more":1'), "Extra inputs"),
+        (respell(b'"kind":"detector"', b'"kind":"detector","more":1'), "no such field"),
     ],
 )
 def test_signed_but_wrong_manifests(change: Callable[[bytes], bytes], problem: str) -> None:

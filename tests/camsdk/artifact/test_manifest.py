@@ -137,8 +137,26 @@ def test_names_that_could_reach_elsewhere_are_refused(name: str) -> None:
 
 def test_the_message_names_the_field() -> None:
     broken = make_manifest().to_bytes().replace(b'"version":1', b'"version":"1"')
-    with pytest.raises(DataCorrupted, match="version: Input should be a valid integer"):
+    with pytest.raises(DataCorrupted, match="version: has to be a valid integer"):
         Manifest.from_bytes(broken)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (b'"kind":', b'"kin":1,"kind":', "kin: there is no such field"),
+        (b'"name":"tiny"', b'"name":"T"', "name: takes lower-case letters, digits"),
+        (b'"layout":"NCHW"', b'"layout":"CHW"', "input.layout: has to be 'NCHW' or 'NHWC'"),
+        (b'"std":[1.0', b'"std":[0.0', "input: std must be above 0"),
+        (b',"version":1', b"", "version: is missing"),
+    ],
+)
+def test_what_is_wrong_is_said_in_plain_words(before: bytes, after: bytes, said: str) -> None:
+    start, _, end = make_manifest().to_bytes().rpartition(before)
+    broken = start + after + end
+    with pytest.raises(DataCorrupted) as caught:
+        Manifest.from_bytes(broken)
+    assert caught.value.message.startswith(f"the manifest is not valid: {said}")
 
 
 def test_members_are_listed_once_sorted_with_one_model_and_a_canary() -> None:
