@@ -166,7 +166,7 @@ class _Run:
         self._material, self._options = material, options
         self._steps, self._folder, self._on_kept = steps, work, on_kept
         self._kept: list[Path] = []
-        self._resumed: list[str] = []
+        self._found: dict[Path, tuple[str, int]] = {}  # phase and date of what was there before
         self._keep = self._place()  # refused before minutes of work whose end could not be kept
         self._allotter: Allotter | None = None
 
@@ -302,10 +302,20 @@ class _Run:
 
     def _noted(self, kept: Path) -> None:
         if kept.exists():
-            self._resumed.append(self._steps.name)
+            self._found.setdefault(kept, (self._steps.name, kept.stat().st_mtime_ns))
         self._kept.append(kept)
         if self._on_kept is not None:
             self._on_kept(kept)
+
+    def _resumed(self) -> tuple[str, ...]:
+        """Phases that went on from a file; a damaged rounding was written anew, not taken up."""
+        return tuple(
+            dict.fromkeys(
+                phase
+                for file, (phase, date) in self._found.items()
+                if phase != "quantize" or (file.exists() and file.stat().st_mtime_ns == date)
+            )
+        )
 
     def _finished(
         self, candidates: Mapping[Way, Candidate], optimised: Report, few: tuple[Floats, ...]
@@ -331,7 +341,7 @@ class _Run:
             facts = collect_facts(
                 material.source, draft, optimised, best.made, agreement, durations, inputs=few
             )
-        facts = replace(facts, resumed=tuple(dict.fromkeys(self._resumed)))
+        facts = replace(facts, resumed=self._resumed())
         facts = _of_training(facts, candidates, choice)
         if profile is not None:
             predicted = predict_model_ms(profile, best.made.model, best.made.weights)

@@ -103,10 +103,14 @@ def test_another_command_never_takes_up_a_checkpoint(clip: Path, tmp_path: Path)
         replace(SHORT, train=train),
         replace(SHORT, train=replace(train, learning_rate=0.02)),
     )
-    (rounding, first), (same, second) = (run(clip, tmp_path, of).kept for of in options)
+    one, other = (run(clip, tmp_path, of) for of in options)
+    (rounding, first), (same, second) = one.kept, other.kept
     assert rounding == same  # nothing of the training decides it
     assert first != second
     assert {rounding, first, second} == set(tmp_path.iterdir())
+    assert (one.facts.resumed, other.facts.resumed) == ((), ("quantize",))
+    rounding.write_bytes(b"damaged")
+    assert run(clip, tmp_path, options[0]).facts.resumed == ("train",)
 
 
 def test_the_way_is_chosen_on_frames_that_the_result_is_not_measured_on(

@@ -269,7 +269,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
             training_child.run(path)
 
 
-def test_ctrl_c_leaves_a_checkpoint_of_whole_steps(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_checkpoint_of_whole_steps(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "training.ckpt"
     options = replace(training_child.OPTIONS, checkpoint_every_s=1000)
 
@@ -280,6 +282,7 @@ def test_ctrl_c_leaves_a_checkpoint_of_whole_steps(tmp_path: Path) -> None:
     previous = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         training_child.run(path, options, on_progress=interrupt)
+    assert caplog.messages == ["stopping after this step; Ctrl-C once more stops at once"]
     assert signal.getsignal(signal.SIGINT) is previous
     seen: list[int] = []
     resumed = training_child.run(path, options, on_progress=lambda p: seen.append(p.step))
