@@ -109,7 +109,7 @@ def _sizes(facts: RunFacts) -> str:
     why = "" if _is_pruned(facts) else "Nothing was pruned: small weights are rounded to zero. "
     return (
         f"<section><h2>Size</h2><table>{rows}{zeros}</table>"
-        f'<p class="soft">{why}CPUs do not skip zeros; they make the packed file smaller.</p>'
+        f'<p class="soft">{why}Agents do not skip zeros; they make the packed file smaller.</p>'
         "</section>"
     )
 
