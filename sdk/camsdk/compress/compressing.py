@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import onnx
 
 from camsdk.compress.agreement import check_float
-from camsdk.compress.budgets import Allotment, Allotter, meet
+from camsdk.compress.budgets import Allotment, Allotter, inputs_to_measure, meet
 from camsdk.compress.candidates import (
     Candidate,
     Keep,
@@ -182,7 +182,7 @@ class _Run:
                 inputs=[{material.source.manifest.input.name: tensor} for tensor in few],
             )
         model = self._without_filters(optimised.model)
-        plan, rounded = self._rounded(model, few, profile)
+        plan, rounded = self._rounded(model, calibration, profile)
         candidates: dict[Way, Candidate] = {"rounding": rounded}
         if self._options.train is not None:
             candidates["training"] = self._trained(optimised.model, rounded, plan)
@@ -198,21 +198,25 @@ class _Run:
             return remove_filters(self._school(model, tell), model, self._options).model
 
     def _rounded(
-        self, model: onnx.ModelProto, few: tuple[Floats, ...], profile: DeviceProfile | Path | None
+        self,
+        model: onnx.ModelProto,
+        calibration: tuple[int, ...],
+        profile: DeviceProfile | Path | None,
     ) -> tuple[Plan, Candidate]:
         budget = self._options.budget
         if budget is None:
             plan = Plan(self._options)
             return plan, self._emitted(model, plan)
         assert self._options.quantize is not None
+        of, count = self._material, inputs_to_measure(self._material.source.manifest.input.shape)
         with self._steps.phase("share out") as tell:
             allotter = Allotter(
                 model,
                 budget,
                 self._options.quantize,
                 self._options.prune or PruneOptions(0.0),
-                few,
-                is_synthetic=self._material.footage is None,
+                few_inputs(of.source, of.footage, calibration, of.seed, count),
+                is_synthetic=of.footage is None,
                 profile=profile,
                 on_progress=tell,
             )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -89,6 +90,7 @@ def measure_sensitivity(
     *,
     options: WeightOptions = WeightOptions(),  # noqa: B008 - a frozen value
     granularity: PruneGranularity = Element(),  # noqa: B008 - a frozen value
+    is_unlike_data: bool = False,
     on_progress: Callable[[float], None] | None = None,
 ) -> dict[str, dict[LayerChoice, Trial]]:
     """Error and packed bytes of every choice in every layer.
@@ -98,6 +100,8 @@ def measure_sensitivity(
         layers: Those to measure.
         choices: The same for all layers, or by layer name.
         calibration_inputs: Real inputs, or synthetic ones; 16 to 64 are enough to rank layers.
+        is_unlike_data: Whether nothing ties the inputs to what the model was trained on. Then they
+            have half a say: the other half is how much the weights themselves change.
         on_progress: Called with the share done.
 
     Returns:
@@ -115,9 +119,10 @@ def measure_sensitivity(
     weights = constants(model)
     expected = [session.run(tensor, {}) for tensor in inputs]
     result: dict[str, dict[LayerChoice, Trial]] = {}
+    noise: dict[str, dict[LayerChoice, float]] = {}
     for index, layer in enumerate(layers):
         filters = layer.filters_first(weights[layer.weight]).astype(np.float32)
-        result[layer.name] = {}
+        result[layer.name], noise[layer.name] = {}, {}
         for choice in choices[layer.name] if isinstance(choices, Mapping) else choices:
             values, size = compress_weights(filters, choice, options, granularity)
             override = {layer.weight: layer.as_stored(values).astype(np.float32)}
@@ -126,9 +131,36 @@ def measure_sensitivity(
                 for tensor, right in zip(inputs, expected, strict=True)
             ]
             result[layer.name][choice] = Trial(float(np.mean(errors)), size)
+            noise[layer.name][choice] = _difference([values], [filters])
         if on_progress is not None:
             on_progress((index + 1) / len(layers))
-    return result
+    return _with_noise(result, noise) if is_unlike_data else result
+
+
+def _with_noise(
+    measured: Mapping[str, Mapping[LayerChoice, Trial]],
+    noise: Mapping[str, Mapping[LayerChoice, float]],
+) -> dict[str, dict[LayerChoice, Trial]]:
+    """Errors with as much again for the relative change of the weights, the same in all layers.
+
+    The unit is the median of what was measured for one of noise. A layer that made-up inputs hardly
+    move is so not given away: of a small classifier the divergence at 20 kB fell from 77 to 15
+    millinats.
+    """
+    ratios = [
+        trial.error / noise[name][choice]
+        for name, table in measured.items()
+        for choice, trial in table.items()
+        if noise[name][choice] > 0
+    ]
+    unit = float(np.median(ratios)) if ratios else 0.0
+    return {
+        name: {
+            choice: replace(trial, error=trial.error + unit * noise[name][choice])
+            for choice, trial in table.items()
+        }
+        for name, table in measured.items()
+    }
 
 
 def measure_coded_layers(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from camsdk.compress.allocate import OverBudgetError
-from camsdk.compress.budgets import Allotment, Allotter, meet
+from camsdk.compress.budgets import Allotment, Allotter, inputs_to_measure, meet
 from camsdk.compress.graph.qdq import emit_qdq
 from camsdk.compress.options import Budget, PruneOptions, QuantizeOptions
 from camsdk.compress.pack_model import pack_model
@@ -19,6 +19,8 @@ from camsdk.compress.ptq.quantizing import quantize_after_training
 
 LEAST = 100.0
 SIZE = 12
+FACTORS = {"a": 0.05, "b": 1.0}
+"""Of the weights of two layers."""
 Parts = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
 
 
@@ -122,6 +124,27 @@ def test_made_up_inputs_weigh_layers_as_the_training_data_did() -> None:
     assert better(is_synthetic=False) == {"a"}  # what is real counts as it is
 
 
+def test_what_made_up_inputs_hardly_move_is_not_given_away() -> None:
+    """Without statistics nobody knows whether the data moves it."""
+    rng = np.random.default_rng(1)
+    weights = rng.normal(size=(16, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", f"w{name}"], [name], name, pads=[1] * 4) for name in "ab"
+    ]
+    stored = [numpy_helper.from_array(weights * np.float32(f), f"w{n}") for n, f in FACTORS.items()]
+    model = network([*nodes, helper.make_node("Add", ["a", "b"], ["y"], "sum")], stored, 16)
+    budget = Budget("bytes", 1e9, bit_widths=(2, 3, 6), sparsities=(0.0,))
+
+    def found(*, is_synthetic: bool) -> list[dict[str, int]]:
+        of = allotter(model, budget, is_synthetic=is_synthetic)
+        limits = np.arange(of.least(), of.least() + 500, 10.0)
+        return [widths(of.allot(limit)) for limit in limits]
+
+    assert {"a": 3, "b": 3} in found(is_synthetic=True)
+    assert {"a": 2, "b": 6} in found(is_synthetic=False)
+    assert {"a": 2, "b": 6} not in found(is_synthetic=True)
+
+
 @given(
     limit=st.integers(50, 2000),
     base=st.integers(0, 400),
@@ -160,3 +183,10 @@ def test_what_fits_is_found_though_small_steps_lead_nowhere() -> None:
         return cost, cost
 
     assert 0.7 * 1000 < meet(Budget("bytes", 1000), LEAST, make) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"), [((1, 3, 64, 64), 16), ((1, 3, 224, 224), 6), ((1, 3, 320, 416), 4)]
+)
+def test_small_inputs_are_many(shape: tuple[int, ...], count: int) -> None:
+    assert inputs_to_measure(shape) == count

@@ -79,6 +79,25 @@ def test_fewer_bits_and_more_zeros_hurt_more_and_take_less() -> None:
         assert all(a.size_bytes > b.size_bytes for a, b in pairwise(trials))
 
 
+def test_inputs_unlike_the_data_have_half_a_say() -> None:
+    """The other half is the change of the weights, alike in all layers."""
+    choices = [LayerChoice(2), LayerChoice(3), LayerChoice(7)]
+    layers = list_layers(model())
+    measured = measure_sensitivity(model(), layers, choices, INPUTS)
+    found = measure_sensitivity(model(), layers, choices, INPUTS, is_unlike_data=True)
+    gains, added = [], []
+    for name, weights in (("first", FIRST), ("last", np.ascontiguousarray(LAST.T))):
+        for choice in choices:
+            before, after = measured[name][choice], found[name][choice]
+            assert after.size_bytes == before.size_bytes
+            changed = np.square(compress_weights(weights, choice)[0] - weights).mean()
+            noise = changed / np.square(weights).mean()
+            gains.append(before.error / noise)
+            added.append((after.error - before.error) / noise)
+    assert added == pytest.approx([np.median(gains)] * len(added), rel=1e-3)
+    assert max(gains) > 1.1 * min(gains)
+
+
 def test_float_without_zeros_changes_nothing() -> None:
     choice = LayerChoice(FLOAT_BITS)
     found = measure_sensitivity(

@@ -34,15 +34,19 @@ _COLOURLESS: Final = 128
 
 
 def few_inputs(
-    source: Draft, footage: Footage | None, frames: Sequence[int], seed: int = 0
+    source: Draft,
+    footage: Footage | None,
+    frames: Sequence[int],
+    seed: int = 0,
+    count: int = _FEW,
 ) -> tuple[NDArray[Any], ...]:
-    """Four inputs of the model: of these frames, evenly spaced, or made up without footage."""
+    """So many inputs of the model: of these frames, evenly spaced, or made up without footage."""
     spec = source.manifest.input
     if footage is not None:
-        chosen = frames[:: max(1, len(frames) // _FEW)][:_FEW]
+        chosen = frames[:: max(1, len(frames) // count)][:count]
         return tuple(make_input(frame, spec) for frame in footage.read(chosen))
     is_last = spec.layout == "NHWC"
-    made = synthesise(spec.shape, _FEW, seed, spec.mean, spec.std, is_channels_last=is_last)
+    made = synthesise(spec.shape, count, seed, spec.mean, spec.std, is_channels_last=is_last)
     return tuple(tensor.astype(spec.dtype) for tensor in made)
 
 
