@@ -153,7 +153,7 @@ class StatusFile:
     def write(self, status: AgentStatus) -> None:
         """Replaces the file; a failure is said once until it works again."""
         try:
-            write_atomic(self._path, json.dumps(status.to_dict(), indent=1).encode(), mode=0o644)
+            write_atomic(self._path, json.dumps(status.to_dict(), indent=1).encode(), mode=None)
         except OSError as error:
             if not self._is_failing:
                 _log.warning("the status file %s is not written: %s", self._path, error.strerror)

@@ -14,6 +14,7 @@ from camsdk.cli.output import Output
 from camsdk.cli.pace import Pace
 from camsdk.cli.usage import WrongUsage
 from camsdk.errors import InvalidInput, NotFound
+from camsdk.files import write_atomic
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -111,13 +112,13 @@ def write_draft(draft: "Draft", out: Path | None) -> Path:
 
 
 def write_out(path: Path, content: bytes) -> None:
-    """To where ``--out`` says.
+    """To where ``--out`` says: whole, or what was there stays.
 
     Raises:
         InvalidInput: It cannot be written there.
     """
     try:
-        path.write_bytes(content)
+        write_atomic(path, content, mode=None)
     except OSError as error:
         raise InvalidInput(
             f"{path} cannot be written: {error.strerror}", "name another place with --out"

@@ -321,15 +321,17 @@ def _chosen(
 
 
 def _note_left_out(output: Output, footage: "Footage", classes: Sequence[str]) -> None:
+    from camsdk.compress.footage import shortened
+
     if footage.skipped:
         output.note(f"warning: {footage.told_skipped}")
     if names := footage.ambiguous(classes):
         output.note(
-            f"warning: pictures in {', '.join(names)} have no label: several classes have that name"
+            f"warning: pictures in {shortened(names)} have no label: several classes have that name"
         )
     if names := footage.strangers():
         output.note(
-            f"warning: pictures in {', '.join(names)} have no label: no class has that name"
+            f"warning: pictures in {shortened(names)} have no label: no class has that name"
         )
 
 

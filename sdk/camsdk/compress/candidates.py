@@ -47,6 +47,8 @@ from camsdk.errors import DataCorrupted
 
 log = logging.getLogger(__name__)
 
+_PROBE_BYTES: Final = 1 << 16
+
 _LOW_PRECISION_BITS: Final = 7
 """From here on weights count as int8: see ``compressing.storage_bits``."""
 
@@ -137,8 +139,8 @@ def keep_in(folder: Path, program: str, on_kept: Callable[[Path], None]) -> Keep
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+            probe.write(bytes(_PROBE_BYTES))
     except OSError as error:
         raise unusable(folder, error) from error
     return Keep(folder, f"{program} {np.__version__} {onnxruntime.__version__}", on_kept)

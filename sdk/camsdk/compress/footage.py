@@ -30,6 +30,12 @@ _SPLIT: Final = 3
 """Frames of a class that can be split; with fewer its first third is empty."""
 
 
+def shortened(names: Sequence[str]) -> str:
+    """The first names of a list, and how many there are beside."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 @dataclass(frozen=True)
 class Footage:
     """Frames of one or more files, numbered through.
@@ -54,12 +60,9 @@ class Footage:
     @property
     def told_skipped(self) -> str:
         """How many files were skipped, and the names of the first."""
-        names = ", ".join(str(self._below(file)) for file in self.skipped[:_NAMED])
-        more = len(self.skipped) - _NAMED
+        names = shortened([str(self._below(file)) for file in self.skipped])
         of_all = f"{len(self.skipped)} of {len(self.files) + len(self.skipped)} files"
-        return f"{of_all} cannot be read and were skipped: {names}" + (
-            f" and {more} more" if more > 0 else ""
-        )
+        return f"{of_all} cannot be read and were skipped: {names}"
 
     def _below(self, file: Path) -> Path:
         return Path(file.name) if self.root is None else file.relative_to(self.root)

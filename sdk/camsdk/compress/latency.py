@@ -34,6 +34,7 @@ from camsdk.artifact.hardware import processor
 from camsdk.compress.codes import CodedTensor
 from camsdk.compress.graph.layers import LAYER_OPERATORS, Layer, list_layers
 from camsdk.errors import InvalidInput
+from camsdk.files import write_atomic
 
 FLOAT_BITS: Final = 32
 """Bit width of weights that are left in float."""
@@ -166,7 +167,7 @@ def save_profile(profile: DeviceProfile, path: Path) -> None:
         "ms_by_layer": {name: dict(row) for name, row in profile.ms_by_layer.items()},
         "ns_per_mac": {name: dict(row) for name, row in profile.ns_per_mac.items()},
     }
-    path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
+    write_atomic(path, yaml.safe_dump(fields, sort_keys=False).encode(), mode=None)
 
 
 def profile_layers(model: onnx.ModelProto, *, runs: int = 20) -> dict[str, float]:

@@ -1,10 +1,11 @@
 """Progress in a log: seldom, and with the time that is left."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from camsdk.cli.drafts import Lines, check_suffix, report
+from camsdk.cli.drafts import Lines, check_suffix, report, write_out
 from camsdk.cli.output import Output
 from camsdk.cli.pace import Pace
 from camsdk.errors import InvalidInput
@@ -84,3 +85,18 @@ def test_files_are_of_the_kinds_that_are_written() -> None:
         with pytest.raises(InvalidInput, match=ending) as caught:
             check_suffix(Path(name), ".cam")
         assert "ends in .cam" in caught.value.hint
+
+
+def test_what_was_there_stays_when_the_disk_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "a.cam"
+    write_out(path, b"before")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InvalidInput, match="No space left"):
+        write_out(path, b"after")
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]

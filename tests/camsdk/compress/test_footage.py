@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from camsdk.compress.clips import split_clip
-from camsdk.compress.footage import Footage, choose_frames, open_footage
+from camsdk.compress.footage import Footage, choose_frames, open_footage, shortened
 from camsdk.errors import InvalidInput, NotFound, SourceError
 
 
@@ -168,3 +168,8 @@ def test_classes_of_too_few_pictures_are_split_together() -> None:
     assert choose_frames(footage)[1] == split_clip(200)
     with pytest.raises(InvalidInput, match="first third of each class, 8,"):
         choose_frames(labelled(a=12, b=12), calibration=9, evaluation=4)
+
+
+def test_long_lists_of_names_are_shortened() -> None:
+    assert shortened(["a", "b"]) == "a, b"
+    assert shortened([str(number) for number in range(40)]) == "0, 1, 2 and 37 more"

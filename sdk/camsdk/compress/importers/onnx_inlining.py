@@ -7,7 +7,7 @@ on the values of a picture is refused.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +21,9 @@ from camsdk.errors import ResourceExhausted, UnsupportedModel
 
 MAX_STEPS: Final = 20_000
 """Nodes and rounds that all branches and loops may become together."""
+MAX_ROW: Final = 1 << 16
+"""Length of each axis of what a loop of no rounds would have collected."""
+MAX_ROW_AXES: Final = 8
 
 MAX_COPIED_BYTES: Final = 64 << 20
 """Of nodes that are repeated, of names, and of lists of names."""
@@ -124,13 +127,18 @@ def _refused(node: _Named, what: str) -> UnsupportedModel:
     return UnsupportedModel(f"node {title!r} ({node.op_type}) {what}", _HINT)
 
 
+def _named(outputs: Iterable[str], values: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Outputs with what they are; one that nobody reads has the name of inputs left out, none."""
+    return ((output, value) for output, value in zip(outputs, values, strict=False) if output)
+
+
 def _no_rows(node: _Named, info: onnx.ValueInfoProto) -> NDArray[Any]:
     """What a loop of no rounds collects: nothing, of the shape and type that a row would have."""
     row = info.type.tensor_type
-    is_known = row.HasField("shape") and all(dim.HasField("dim_value") for dim in row.shape.dim)
-    if not is_known or row.elem_type not in ELEMENT_BITS:
+    lengths = [dim.dim_value for dim in row.shape.dim]  # 0 where there is a name or nothing
+    is_known = row.HasField("shape") and all(0 < length <= MAX_ROW for length in lengths)
+    if not is_known or len(lengths) > MAX_ROW_AXES or row.elem_type not in ELEMENT_BITS:
         raise _refused(node, f"collects rows of unknown shape, {info.name!r}, in no rounds")
-    lengths = [dim.dim_value for dim in row.shape.dim]
     return np.zeros((0, *lengths), helper.tensor_dtype_to_np_dtype(row.elem_type))
 
 
@@ -265,7 +273,7 @@ class _Walk:
         """``If``."""
         condition = self._number(node, 0, "a condition")
         body = _subgraph(node, "then_branch" if condition else "else_branch")
-        names.update(zip(node.output, self._run(body, names, {}), strict=True))
+        names.update(_named(node.output, self._run(body, names, {})))
 
     def loop(self, node: _Named, names: Names) -> None:
         """``Loop``."""
@@ -284,13 +292,15 @@ class _Walk:
                 body, names, dict(zip(inputs, values + carried, strict=True))
             )
             carried = made[: len(carried)]
-            for row, value in zip(rows, made[len(carried) :], strict=True):
+            for row, value in zip(rows, made[len(carried) :], strict=False):
                 row.append(self._unsqueezed(value, 0))
             if not self._value(node, goes_on, "an end"):
                 break
-        names.update(zip(node.output, carried, strict=False))
+        names.update(_named(node.output, carried))
         collected = body.output[1 + len(carried) :]
-        for output, row, info in zip(node.output[len(carried) :], rows, collected, strict=True):
+        for output, row, info in zip(node.output[len(carried) :], rows, collected, strict=False):
+            if not output:
+                continue
             if row:
                 self.add("Concat", row, output, axis=0)
             else:

@@ -43,7 +43,8 @@ def few_inputs(
     """So many inputs of the model: of these frames, evenly spaced, or made up without footage."""
     spec = source.manifest.input
     if footage is not None:
-        chosen = frames[:: max(1, len(frames) // count)][:count]
+        count = min(count, len(frames))
+        chosen = [frames[place * len(frames) // count] for place in range(count)]
         return tuple(make_input(frame, spec) for frame in footage.read(chosen))
     is_last = spec.layout == "NHWC"
     made = synthesise(spec.shape, count, seed, spec.mean, spec.std, is_channels_last=is_last)

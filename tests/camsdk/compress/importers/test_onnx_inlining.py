@@ -121,6 +121,27 @@ def test_what_is_decided_beforehand_becomes_plain(body: str) -> None:
     np.testing.assert_allclose(computed(found), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_an_output_that_nobody_reads_is_no_input_that_is_left_out(rounds: int, place: int) -> None:
+    body = LOOP.format(rounds=rounds, condition=GOES)
+    top = "top = Constant <value = float {0.1}> () y = Clip (x, , top)"
+    made = graph(body.replace("y = Add (last, rows)", top))
+    (loop,) = (node for node in made.graph.node if node.op_type == "Loop")
+    loop.output[place] = ""
+    np.testing.assert_array_equal(computed(normalise(made)), np.minimum(DATA, np.float32(0.1)))
+
+
+@pytest.mark.parametrize("length", [-1, 1 << 40])
+def test_rows_of_no_possible_length_are_refused_with_their_loop(length: int) -> None:
+    made = graph(LOOP.format(rounds=0, condition=GOES))
+    (loop,) = (node for node in made.graph.node if node.op_type == "Loop")
+    row = loop.attribute[0].g.output[2]
+    row.type.tensor_type.shape.dim[0].dim_value = length
+    with pytest.raises(UnsupportedModel, match=r"\(Loop\) collects rows of unknown shape"):
+        normalise(made)
+
+
 @pytest.mark.parametrize(
     ("body", "match"),
     [

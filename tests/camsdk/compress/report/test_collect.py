@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from camsdk.compress.footage import open_footage
-from camsdk.compress.report.collect import SAMPLE_FRAMES, draw_samples
+from camsdk.compress.report.collect import SAMPLE_FRAMES, draw_samples, few_inputs
 from support.clips import scene, write_video
 from support.small_detector import small_detector
 
@@ -26,3 +26,13 @@ def test_samples_show_what_was_filmed_only_with_stills(tmp_path: Path, has_still
         assert np.mean(is_ground) > 0.2  # the rest are boxes and labels
         told = np.corrcoef(drawn[is_ground].ravel(), frame.rgb[is_ground].ravel())[0, 1]
         assert (told > 0.8) == has_stills
+
+
+def test_few_inputs_are_spread_over_all_frames(tmp_path: Path) -> None:
+    footage = open_footage(write_video(tmp_path / "yard.avi", scene(160, 96, 31)))
+    draft = small_detector()
+    found = few_inputs(draft, footage, range(31), count=16)
+    whole = few_inputs(draft, footage, range(31), count=31)
+    places = [next(i for i, of in enumerate(whole) if np.array_equal(of, one)) for one in found]
+    assert len(places) == 16
+    assert np.ptp(np.diff([*places, 31])) <= 1
