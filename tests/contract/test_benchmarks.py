@@ -27,3 +27,25 @@ def test_a_benchmark_starts(
     if "--list" in usage:
         start(path, "--list", monkeypatch)
         assert capsys.readouterr().out.count("\n") > 1
+
+
+def test_the_lead_of_ours_is_told_over_the_seeds_that_all_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+    report = runpy.run_path(str(FOLDER / "compression.py"))["report"]
+
+    def result(method: str, row: str, seed: int, test: float) -> dict[str, object]:
+        return {"method": method, "net": "n", "row": row, "seed": seed, "test": test, "start": 89.0}
+
+    results = [result("float", "float", seed, 90.0) for seed in (0, 1, 2)]
+    results += [result("ours", "S90", seed, 89.5) for seed in (0, 1, 2)]
+    results += [result("magnitude", "S90", seed, 89.0 - seed) for seed in (0, 1)]
+    results += [result("ours", "S95", 0, 88.0), result("ours", "S90W3A8", 0, 88.0)]
+    told = report(results, ["n"])
+    assert "| n | S90 | **+0.50 ± 0.00** | +1.50 ± 0.50 | not run | open |" in told
+    assert "| n | S95 | **+2.00 (one seed)** | not run | not run | open |" in told
+    assert "| n | S90W3A8 | **+2.00 (one seed)** | no peer does it |" in told
+    results += [result("magnitude_distilled", "S90", seed, 89.4) for seed in (1, 2)]
+    told = report(results, ["n"])
+    assert "| +0.60 ± 0.00 | +0.10 (magnitude_distilled; one seed) |" in told

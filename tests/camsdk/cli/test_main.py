@@ -50,7 +50,8 @@ def test_no_command_lets_onnxruntime_keep_usage_data(tmp_path: Path) -> None:
 
 def test_threads_do_not_wait_in_busy_loops_unless_one_says_so() -> None:
     program = (
-        "import os; from camsdk.cli.main import main\n"
+        "import os, sys; from camsdk.cli.main import main\n"
+        "assert not {'numpy', 'torch'} & set(sys.modules)\n"
         "try: main()\nexcept SystemExit: pass\n"
         "print(os.environ['OMP_WAIT_POLICY'], os.environ['OPENBLAS_NUM_THREADS'])"
     )
