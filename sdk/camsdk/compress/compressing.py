@@ -146,10 +146,13 @@ def compress(
     steps = Steps(work_of(options, split), on_progress, on_phase)
     run = _Run(material, options, steps, work, on_kept)
     made = run.through(profile)
-    if footage is None or split is None:
-        return made
-    samples = draw_samples(source, made.draft, footage, split.evaluation, has_stills=has_stills)
-    return replace(made, facts=replace(made.facts, samples=samples))
+    if footage is not None and split is not None:
+        with steps.phase("draw"):
+            frames = split.evaluation
+            samples = draw_samples(source, made.draft, footage, frames, has_stills=has_stills)
+        made = replace(made, facts=replace(made.facts, samples=samples))
+    steps.finish()
+    return made
 
 
 class _Run:
@@ -350,7 +353,6 @@ class _Run:
         if profile is not None:
             predicted = predict_model_ms(profile, best.made.model, best.made.weights)
             facts = replace(facts, predicted_ms=predicted)
-        self._steps.finish()
         return Compressed(draft, agreement, material.split, facts, choice, tuple(self._kept))
 
 

@@ -144,8 +144,8 @@ def _with_noise(
     """Errors with as much again for the relative change of the weights, the same in all layers.
 
     The unit is the median of what was measured for one of noise. A layer that made-up inputs hardly
-    move is so not given away: of a small classifier the divergence at 20 kB fell from 77 to 15
-    millinats.
+    move is so not given away: of a classifier of 25 thousand weights the divergence at 20.8 kB fell
+    from 61, 38 and 35 to 10, 6 and 7 millinats (3 seeds, with four times the inputs).
     """
     ratios = [
         trial.error / noise[name][choice]

@@ -73,7 +73,7 @@ def work_of(options: CompressOptions, split: ClipSplit | None) -> dict[str, floa
     frames = len(split.evaluation) if split is not None else 0
     work = {"optimise": 20.0, "quantize": 20.0 * inputs, "emit": 60.0, "measure": 140.0}
     if frames:
-        work["evaluate"] = 4.0 * frames
+        work |= {"evaluate": 4.0 * frames, "draw": 50.0}
     if options.prune is not None:
         work["quantize"] *= 1.6
     if options.budget is not None:
