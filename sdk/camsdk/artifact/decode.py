@@ -79,6 +79,9 @@ def check_shapes(outputs: Mapping[str, NDArray[np.generic]], manifest: Manifest)
         given = np.shape(outputs.get(boxes, ()))
         count = given[1] if len(given) == 3 else np.size(outputs.get(scores, ()))
         shapes = {boxes: (1, count, 4), scores: (1, count), class_ids: (1, count)}
+        if np.size(outputs.get(scores, ())) == count:
+            # ``decode`` reads scores in whatever shape they have.
+            shapes[scores] = np.shape(outputs.get(scores, ()))
     else:
         shapes = {manifest.output.tensors[0]: _class_shape(outputs, manifest)}
     for name, shape in shapes.items():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from camsdk.compress.mnn import MnnExport
     from camsdk.compress.packaging import Draft
     from camsdk.compress.sessions import Array
 
@@ -75,14 +76,12 @@ def export(
 
 
 def _as_mnn(draft: "Draft", bits: int | None) -> tuple[bytes, dict[str, Any], str]:
-    """The file, figures by name, and a warning where it is far from the model."""
+    """The file, figures by name, and warnings."""
     demand("onnx", "onnxslim", "MNN")
     import onnx
 
     from camsdk.compress.mnn import (
         DEFAULT_BITS,
-        NEAR_ERROR,
-        common_bits,
         export_mnn,
         from_quantized,
         layer_bits,
@@ -100,18 +99,31 @@ def _as_mnn(draft: "Draft", bits: int | None) -> tuple[bytes, dict[str, Any], st
     )
     inputs = few_inputs(draft, None, ())[:2]
     made = export_mnn(model, inputs, options)
-    kept = bits or common_bits(stored) or every
-    warning = (
-        f"warning: in {kept} bits the outputs differ from the model's by "
-        f"{made.relative_error:.0%}: give more with --bits"
-    )
     figures = {
-        "weight_bits": kept,
-        "most_bits_of_a_layer": every,
+        "weight_bits": made.usual_bits or _FLOAT_BITS,
+        "most_bits_of_a_layer": made.most_bits or _FLOAT_BITS,
         "relative_error": made.relative_error,
         "rounding_of_activations": _rounding(draft, model, inputs),
     }
-    return made.content, figures, warning if made.relative_error > NEAR_ERROR else ""
+    return made.content, figures, _warning(made)
+
+
+def _warning(made: "MnnExport") -> str:
+    """Of layers without the bits of their codes and of outputs that are far off; or nothing."""
+    from camsdk.compress.mnn import NEAR_ERROR
+
+    said = []
+    if made.missed:
+        said.append(
+            "warning: MNN does not list these layers, so they do not have the bits of their codes: "
+            + ", ".join(made.missed)
+        )
+    if made.relative_error > NEAR_ERROR:
+        said.append(
+            f"warning: in {made.usual_bits} bits the outputs differ from the model's by "
+            f"{made.relative_error:.0%}: give more with --bits"
+        )
+    return "\n".join(said)
 
 
 def _rounding(draft: "Draft", model: "onnx.ModelProto", inputs: "Sequence[Array]") -> float:

@@ -69,7 +69,9 @@ def measure_file_cost(
     wanted = activation_options(float_tensors(model), layers, quantize)
     observers = observe(model, wanted, inputs)
     ranges = {name: observers[name].range(for_synthetic(of)) for name, of in wanted.items()}
-    fewest, most = min(bit_widths), max(bit_widths)
+    # Where all may only stay in float, what a code would cost is not asked for.
+    coded = [bits for bits in bit_widths if bits != FLOAT_BITS] or [8]
+    fewest, most = min(coded), max(coded)
     low = _bytes_besides(model, quantize, fewest, ranges)
     count = sum(quantize.of(layer.name).weights is not None for layer in layers)
     if fewest == most or not count:

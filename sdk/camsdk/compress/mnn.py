@@ -10,6 +10,7 @@ weights unless its own activation quantization is used.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import onnx
@@ -39,6 +40,9 @@ NEAR_ERROR: Final = 0.1
 8 bits costs, 0.07 on NanoDet-g, and a little more."""
 DEFAULT_BITS: Final = 8
 """Of weights that no codes tell the bits of."""
+_WEIGHED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_PART: Final = re.compile(r"__(matmul_converted|group__\d+)$")
+"""What MNN puts behind the name of a Gemm's, a MatMul's or a grouped convolution's output."""
 _TIMEOUT_S: Final = 120.0
 _LAST_CHARACTERS: Final = 200
 
@@ -55,9 +59,9 @@ class MnnOptions:
             in every filter that uses its largest code, since MNN takes the scale from the largest
             weight. Weights that were never quantized fare a little better without.
         max_relative_error: Of any output against onnxruntime, L2 norm over L2 norm; None takes
-            ``ERROR_BY_BITS`` of the fewest bits.
+            ``ERROR_BY_BITS`` of the bits of most weights.
         layer_bits: Of single layers, by the name of the node or of its output, instead of
-            ``weight_bits``.
+            ``weight_bits``, which layers keep that MNN does not list.
     """
 
     weight_bits: int | None = DEFAULT_BITS
@@ -82,11 +86,18 @@ class MnnExport:
         content: Of the ``.mnn`` file.
         relative_error: Largest over outputs and inputs, against onnxruntime.
         float_error: The same of the file without weight quantization.
+        usual_bits: Of most weights; None of a file in float.
+        most_bits: Of the layer with the most.
+        missed: Layers that were to have bits of their own and have ``MnnOptions.weight_bits``, by
+            their outputs: MNN does not list them.
     """
 
     content: bytes
     relative_error: float
     float_error: float
+    usual_bits: int | None = None
+    most_bits: int | None = None
+    missed: tuple[str, ...] = ()
 
 
 def export_mnn(
@@ -116,14 +127,15 @@ def export_mnn(
         float_error = work.compare(exact, FLOAT_ERROR)
         if options.weight_bits is None:
             return MnnExport(exact.read_bytes(), float_error, float_error)
-        fewest = min([options.weight_bits, *options.layer_bits.values()])
-        limit = options.max_relative_error or ERROR_BY_BITS[fewest]
         arguments = _arguments(options)
-        if options.layer_bits:
-            arguments += work.layers(arguments, options.layer_bits)
-        small = work.convert("quantized.mnn", arguments)
-        error = work.compare(small, limit)
-        return MnnExport(small.read_bytes(), error, float_error)
+        asked = _asked(model, options.layer_bits)
+        listed = work.layers(arguments, asked, options.weight_bits)
+        small = work.convert("quantized.mnn", [*arguments, *listed.arguments])
+        usual = _usual_bits(model, options.weight_bits, listed.bits_of)
+        error = work.compare(small, options.max_relative_error or ERROR_BY_BITS[usual])
+        missed = tuple(sorted({layer for layer, _ in asked.values()} - set(listed.bits_of)))
+        content = small.read_bytes()
+        return MnnExport(content, error, float_error, usual, listed.most_bits, missed)
 
 
 def from_quantized(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int | None]:
@@ -140,16 +152,8 @@ def from_quantized(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int | None]
     Raises:
         UnsupportedModel: Something is computed in integers.
     """
-    bits = max((bits for _, bits, _ in _coded(model)), default=None)
+    bits = max((bits for _, bits in _coded(model)), default=None)
     return without_quantization(with_limits(model)), bits
-
-
-def common_bits(model: onnx.ModelProto) -> int | None:
-    """Bits of the codes of most weights of a model as ``from_quantized`` takes it; None of none."""
-    counts: Counter[int] = Counter()
-    for _, bits, size in _coded(model):
-        counts[bits] += size
-    return max(counts, key=lambda bits: (counts[bits], bits), default=None)
 
 
 def layer_bits(model: onnx.ModelProto) -> dict[str, int]:
@@ -158,7 +162,7 @@ def layer_bits(model: onnx.ModelProto) -> dict[str, int]:
     Args:
         model: As ``from_quantized`` takes it, which keeps these names.
     """
-    by_tensor = {name: bits for name, bits, _ in _coded(model)}
+    by_tensor = dict(_coded(model))
     return {
         name: by_tensor[tensor]
         for node in model.graph.node
@@ -169,8 +173,8 @@ def layer_bits(model: onnx.ModelProto) -> dict[str, int]:
     }
 
 
-def _coded(model: onnx.ModelProto) -> Iterator[tuple[str, int, int]]:
-    """Of each coded weight its tensor, the bits in which MNN holds its codes, and their number."""
+def _coded(model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
+    """Of each coded weight its tensor and the bits in which MNN holds its codes."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         tensor = stored.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
@@ -180,7 +184,7 @@ def _coded(model: onnx.ModelProto) -> Iterator[tuple[str, int, int]]:
             if zero is not None and not zero.dims:
                 codes = codes - int(numpy_helper.to_array(zero))
             if largest := int(np.abs(codes).max(initial=0)):
-                yield node.output[0], max(2, largest.bit_length() + 1), codes.size
+                yield node.output[0], max(2, largest.bit_length() + 1)
 
 
 def suited(
@@ -206,6 +210,42 @@ def _arguments(options: MnnOptions) -> list[str]:
     return arguments
 
 
+def _asked(model: onnx.ModelProto, bits_of: Mapping[str, int]) -> dict[str, tuple[str, int]]:
+    """By each name that MNN may list a layer under: the name of its output, and its bits."""
+    asked = {}
+    for node in model.graph.node:
+        output = node.output[0]
+        bits = bits_of.get(node.name, bits_of.get(output))
+        if bits is not None:
+            # MNN takes a bias into the MatMul and lists both under the sum's name.
+            sums = [
+                other.output[0]
+                for other in model.graph.node
+                if node.op_type == "MatMul" and other.op_type == "Add" and output in other.input
+            ]
+            asked.update(dict.fromkeys([output, *sums], (output, bits)))
+    return asked
+
+
+def _usual_bits(model: onnx.ModelProto, weight_bits: int, bits_of: Mapping[str, int]) -> int:
+    """Bits of most weights; ``bits_of`` by output, where they are not ``weight_bits``."""
+    sizes = {x.name: int(np.prod(x.dims)) for x in model.graph.initializer if len(x.dims) > 1}
+    counts: Counter[int] = Counter()
+    for node in model.graph.node:
+        if node.op_type in _WEIGHED:
+            bits = bits_of.get(node.output[0], weight_bits)
+            counts[bits] += sum(sizes.get(name, 0) for name in node.input)
+    return max(counts, key=lambda bits: (counts[bits], -bits), default=weight_bits)
+
+
+class _Listed(NamedTuple):
+    """Arguments that give layers bits of their own; which have them, by output; and the most."""
+
+    arguments: list[str]
+    bits_of: dict[str, int]
+    most_bits: int
+
+
 class _Workplace:
     """One model with its inputs and what onnxruntime gives for them, in a folder."""
 
@@ -226,28 +266,36 @@ class _Workplace:
             raise UnsupportedModel(f"MNN cannot convert the model: {said}")
         return target
 
-    def layers(self, arguments: Sequence[str], bits_of: Mapping[str, int]) -> list[str]:
-        """Arguments that give layers bits of their own, in the list that MNN makes of its layers.
+    def layers(
+        self, arguments: Sequence[str], asked: Mapping[str, tuple[str, int]], weight_bits: int
+    ) -> _Listed:
+        """Give layers bits of their own, in the list that MNN makes of its layers.
 
-        Raises:
-            UnsupportedModel: It makes none, or in another form.
+        Where it makes none, or in another form, they keep ``weight_bits``.
         """
+        none = _Listed([], {}, weight_bits)
+        if not asked:
+            return none
         path = self._folder / "layers.json"
         found = ["--compressionParamsFile", str(path)]
-        self.convert("listed.mnn", [*arguments, *found])
+        given: dict[str, int] = {}
+        most = 0
         try:
+            self.convert("listed.mnn", [*arguments, *found])
             document = json.loads(path.read_text(encoding="utf-8"))
             for layer in (of for algo in document["algo"] for of in algo["quantParams"]["layer"]):
+                name = layer["opName"]
+                of = asked.get(name) or asked.get(_PART.sub("", name))
+                if of is not None:
+                    given[of[0]] = of[1]
                 for weight in layer["weight"]:
-                    weight["bits"] = bits_of.get(layer["opName"], weight["bits"])
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise UnsupportedModel(
-                "this version of MNN does not list the layers, to give them bits of their own",
-                "choose the bits of all weights",
-            ) from error
-        document.pop("forGuide", None)  # else MNN only reads what the list may hold
+                    weight["bits"] = weight_bits if of is None else of[1]
+                    most = max(most, weight["bits"])
+            document.pop("forGuide", None)  # else MNN only reads what the list may hold
+        except (UnsupportedModel, OSError, ValueError, LookupError, TypeError):
+            return none
         path.write_text(json.dumps(document), encoding="utf-8")
-        return found
+        return _Listed(found, given, most or weight_bits)
 
     def compare(self, path: Path, limit: float) -> float:
         """Largest relative error of this file.

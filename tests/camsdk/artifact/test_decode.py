@@ -281,6 +281,8 @@ def test_outputs_of_another_shape_are_named_whatever_they_hold(
 def test_boxes_scores_and_classes_have_to_be_as_many() -> None:
     spec = manifest(decoder="boxes-scores-classes", tensors=("b", "s", "c"), strides=(), reg_max=0)
     check_shapes(_zeros(b=(1, 7, 4), s=(1, 7), c=(1, 7)), spec)
+    for flat in ((7,), (7, 1), (1, 7, 1)):
+        check_shapes(_zeros(b=(1, 7, 4), s=flat, c=(1, 7)), spec)
     for other in ({"s": (1, 7, 3)}, {"c": (1, 6)}, {"b": (7, 4)}, {"b": (1, 7, 5)}):
         given = {"b": (1, 7, 4), "s": (1, 7), "c": (1, 7)} | other
         with pytest.raises(RuntimeFailure, match=f"{next(iter(other))}' has shape"):

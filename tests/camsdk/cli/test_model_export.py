@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from camsdk.artifact.bundle import pack
 from camsdk.compress.codes import project
 from camsdk.compress.graph.qdq import ActivationRange, emit_qdq
-from camsdk.compress.mnn import common_bits, from_quantized, layer_bits
+from camsdk.compress.mnn import from_quantized, layer_bits
 from camsdk.compress.options import CodeSet
 from support.artifacts import make_manifest
 
@@ -137,10 +137,8 @@ def two_layers() -> onnx.ModelProto:
 
 
 def test_each_layer_has_the_bits_of_its_codes() -> None:
-    assert common_bits(two_layers()) == 2
     assert from_quantized(two_layers())[1] == 7
     assert layer_bits(two_layers()) == {"first": 7, "h": 7, "second": 2, "boxes": 2}
-    assert common_bits(network()) is None
     assert layer_bits(network()) == {}
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from camsdk.compress.allocate import OverBudgetError
+from camsdk.compress.allocate import FLOAT_BITS, OverBudgetError
 from camsdk.compress.budgets import Allotment, Allotter, inputs_to_measure, meet
 from camsdk.compress.graph.qdq import emit_qdq
 from camsdk.compress.options import Budget, PruneOptions, QuantizeOptions
@@ -68,9 +68,7 @@ def allotter(model: onnx.ModelProto, budget: Budget, *, is_synthetic: bool = Fal
     )
 
 
-@pytest.mark.parametrize("bits", [2, 4, 7])
-def test_what_is_predicted_is_what_is_packed(bits: int) -> None:
-    """BatchNorm is not in the file; scales of activations and biases, and tables of codes, are."""
+def six_layers(bits: int) -> onnx.ModelProto:
     rng = np.random.default_rng(bits)
     nodes: list[onnx.NodeProto] = []
     stored: list[onnx.TensorProto] = []
@@ -84,7 +82,21 @@ def test_what_is_predicted_is_what_is_packed(bits: int) -> None:
         ]
         stored, source, channels = stored + made[1], f"r{index}", 32
     nodes[-1].output[0] = "y"
-    model = network(nodes, stored, 32)
+    return network(nodes, stored, 32)
+
+
+def test_layers_may_stay_in_float_within_a_budget_of_bytes() -> None:
+    model, limit = six_layers(4), 1e9
+    mixed = allotter(model, Budget("bytes", limit, bit_widths=(4, FLOAT_BITS), sparsities=(0.0,)))
+    coded = allotter(model, Budget("bytes", limit, bit_widths=(4,), sparsities=(0.0,)))
+    assert mixed.least() == coded.least()
+    assert mixed.allot(limit).quantize.of("layer3").weights is None
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_what_is_predicted_is_what_is_packed(bits: int) -> None:
+    """BatchNorm is not in the file; scales of activations and biases, and tables of codes, are."""
+    model = six_layers(bits)
     # Other choices are there, which the cheapest or the dearest of all layers are not.
     choices = (bits, 7) if bits < 7 else (2, 7)
     of = allotter(model, Budget("bytes", 1e9, bit_widths=choices, sparsities=(0.0,)))

@@ -74,6 +74,54 @@ def test_weights_that_are_codes_stay_as_they_are(bits: int) -> None:
     assert shifted.relative_error > 100 * export.relative_error
 
 
+def mixed() -> onnx.ModelProto:
+    """A convolution, one in groups, a Gemm and a MatMul with a bias; MNN renames all but one."""
+    rng = np.random.default_rng(4)
+    shapes = {"a": (16, 3, 3, 3), "b": (16, 4, 3, 3), "g": (64, 16), "m": (64, 96), "bias": (96,)}
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["1"], "conv"),
+        helper.make_node("Relu", ["1"], ["2"]),
+        helper.make_node("Conv", ["2", "b"], ["3"], "grouped", group=4),
+        helper.make_node("GlobalAveragePool", ["3"], ["4"]),
+        helper.make_node("Flatten", ["4"], ["5"]),
+        helper.make_node("Gemm", ["5", "g"], ["6"], "gemm", transB=1),
+        helper.make_node("MatMul", ["6", "m"], ["7"], "matmul"),
+        helper.make_node("Add", ["7", "bias"], ["y"]),
+    ]
+    arrays = {name: rng.normal(0, 0.3, of).astype(np.float32) for name, of in shapes.items()}
+    return models.make_model(nodes, [1, 3, 16, 16], **arrays)
+
+
+@pytest.mark.parametrize("layer", ["grouped", "gemm", "matmul"])
+def test_layers_that_mnn_renames_have_the_bits_of_their_own(layer: str) -> None:
+    base = export_mnn(mixed(), inputs())
+    own = export_mnn(mixed(), inputs(), MnnOptions(layer_bits={layer: 2}, max_relative_error=5.0))
+    assert not own.missed
+    assert own.most_bits == 8
+    assert own.usual_bits == (2 if layer == "matmul" else 8)
+    assert len(own.content) < len(base.content)
+    assert own.relative_error > 3 * base.relative_error
+
+
+def test_a_layer_that_mnn_does_not_list_keeps_the_bits_of_all_and_is_named() -> None:
+    rng = np.random.default_rng(5)
+    left, right = (rng.normal(0, 0.3, of).astype(np.float32) for of in ((6, 8), (4, 16)))
+    nodes = [
+        helper.make_node("MatMul", ["left", "x"], ["1"], "unlisted"),
+        helper.make_node("MatMul", ["1", "right"], ["y"], "listed"),
+    ]
+    model = models.make_model(nodes, [8, 4], left=left, right=right)
+    tensor = rng.normal(size=(8, 4)).astype(np.float32)
+    made = export_mnn(model, [tensor], MnnOptions(layer_bits={"unlisted": 4, "listed": 7}))
+    assert made.missed == ("1",)
+    assert (made.usual_bits, made.most_bits) == (7, 7)
+    alone = models.make_model(nodes[:1], [8, 4], left=left)
+    alone.graph.output[0].name = "1"
+    made = export_mnn(alone, [tensor], MnnOptions(layer_bits={"unlisted": 4}))
+    assert made.missed == ("1",)
+    assert made.most_bits == 8
+
+
 def test_a_file_that_differs_is_an_error() -> None:
     with pytest.raises(UnsupportedModel, match="differs"):
         export_mnn(network(), inputs(), MnnOptions(weight_bits=2, max_relative_error=0.01))
