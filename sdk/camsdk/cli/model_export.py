@@ -91,7 +91,7 @@ def _as_mnn(draft: "Draft", bits: int | None) -> tuple[bytes, dict[str, Any], st
 
     stored = onnx.load_from_string(draft.model)
     model, coded_bits = from_quantized(stored)
-    every = bits or coded_bits or DEFAULT_BITS
+    every = bits or DEFAULT_BITS  # what has no codes is not to suffer from those of others
     options = suited(
         coded_bits,
         None if every == _FLOAT_BITS else every,

@@ -117,7 +117,7 @@ def test_mnn_files_keep_the_bits_of_the_codes(camctl: "Camctl", tmp_path: Path) 
     assert wide.json["bytes"] > sizes["float"]
 
 
-def two_layers() -> onnx.ModelProto:
+def two_layers(*, is_first_float: bool = False) -> onnx.ModelProto:
     """As first layers often do, the first has codes of 7 bits; most weights have codes of 2."""
     rng = np.random.default_rng(1)
     weights = {"w": WEIGHTS, "v": rng.normal(0, 0.1, (64, 64, 1, 1)).astype(np.float32)}
@@ -133,6 +133,8 @@ def two_layers() -> onnx.ModelProto:
         "first": project(weights["w"], CodeSet(7), "filter"),
         "second": project(weights["v"], CodeSet(2), "filter"),
     }
+    if is_first_float:
+        del coded["first"]
     return emit_qdq(model, coded, {"x": ActivationRange(0, 255), "h": ActivationRange(-300, 300)})
 
 
@@ -159,3 +161,13 @@ def test_an_mnn_file_keeps_the_bits_of_each_layer_and_warns_of_fewer(
     asked = camctl(*start, "--bits", "2")
     assert asked.code == 0
     assert "warning: in 2 bits the outputs differ" in asked.err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("MNN") is None, reason="the extra mnn is not installed")
+def test_layers_in_float_do_not_get_the_bits_of_codes(camctl: "Camctl", tmp_path: Path) -> None:
+    draft, out = tmp_path / "net.cam", tmp_path / "net.mnn"
+    artifact(draft, two_layers(is_first_float=True))
+    made = camctl("model", "export", draft, "--to", "mnn", "-o", out, "--json").json
+    assert (made["weight_bits"], made["most_bits_of_a_layer"]) == (2, 8)
+    assert made["relative_error"] < 0.02

@@ -103,6 +103,11 @@ def test_layers_that_mnn_renames_have_the_bits_of_their_own(layer: str) -> None:
     assert own.relative_error > 3 * base.relative_error
 
 
+def test_one_layer_of_few_bits_does_not_widen_the_bound() -> None:
+    with pytest.raises(UnsupportedModel, match=r"over 0\.05"):
+        export_mnn(mixed(), inputs(), MnnOptions(layer_bits={"gemm": 2}))
+
+
 def test_a_layer_that_mnn_does_not_list_keeps_the_bits_of_all_and_is_named() -> None:
     rng = np.random.default_rng(5)
     left, right = (rng.normal(0, 0.3, of).astype(np.float32) for of in ((6, 8), (4, 16)))
