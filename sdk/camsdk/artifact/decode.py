@@ -76,12 +76,13 @@ def check_shapes(outputs: Mapping[str, NDArray[np.generic]], manifest: Manifest)
         shapes = {name: shape for scale in _scales(manifest) for name, shape in scale.shapes}
     elif manifest.output.decoder == "boxes-scores-classes":
         boxes, scores, class_ids = manifest.output.tensors
-        given = np.shape(outputs.get(boxes, ()))
-        count = given[1] if len(given) == 3 else np.size(outputs.get(scores, ()))
-        shapes = {boxes: (1, count, 4), scores: (1, count), class_ids: (1, count)}
-        if np.size(outputs.get(scores, ())) == count:
-            # ``decode`` reads scores in whatever shape they have.
-            shapes[scores] = np.shape(outputs.get(scores, ()))
+        given, of_scores = (np.shape(outputs.get(name, ())) for name in (boxes, scores))
+        scored = math.prod(of_scores) if scores in outputs else 0
+        count = given[1] if len(given) == 3 else scored
+        shapes = {boxes: (1, count, 4), class_ids: (1, count)}
+        # ``decode`` reads scores in whatever shape they have.
+        is_whole = scores in outputs and scored == count
+        shapes[scores] = of_scores if is_whole else (1, count)
     else:
         shapes = {manifest.output.tensors[0]: _class_shape(outputs, manifest)}
     for name, shape in shapes.items():
