@@ -4,10 +4,14 @@ One is written beside its place, forced to the disk and renamed, so that a kill 
 one or the new one, and beside it at most what had not been finished.
 """
 
+import errno
+import fcntl
 import glob
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomic(path: Path, *parts: bytes | memoryview, mode: int | None = 0o600) -> None:
@@ -20,14 +24,20 @@ def write_atomic(path: Path, *parts: bytes | memoryview, mode: int | None = 0o60
     Raises:
         OSError: The disk is full or fails; ``path`` is what it was and nothing is left beside it.
     """
-    draft = draft_of(path)
-    try:
-        write_synced(draft, *parts, mode=mode)
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    while True:
+        draft = draft_of(path)
+        with _created(draft, mode) as file:
+            _is_locked(file, is_patient=True)
+            if not os.fstat(file.fileno()).st_nlink:
+                continue  # taken for what a killed write had left, before it was locked
+            try:
+                _fill(file, parts)
+                draft.replace(path)
+            except OSError:
+                draft.unlink(missing_ok=True)
+                raise
+        sync_folder(path.parent)
+        return
 
 
 def write_synced(path: Path, *parts: bytes | memoryview, mode: int | None) -> None:
@@ -39,16 +49,8 @@ def write_synced(path: Path, *parts: bytes | memoryview, mode: int | None) -> No
     Raises:
         OSError: It is there, or the disk is full or fails; an unfinished file may stay.
     """
-    descriptor = os.open(
-        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode
-    )
-    with os.fdopen(descriptor, "wb") as file:
-        if mode is not None:
-            os.fchmod(descriptor, mode)
-        for part in parts:
-            file.write(part)
-        file.flush()
-        os.fsync(descriptor)
+    with _created(path, mode) as file:
+        _fill(file, parts)
 
 
 def sync_folder(folder: Path) -> None:
@@ -66,6 +68,34 @@ def draft_of(path: Path) -> Path:
 
 
 def clear_drafts(path: Path) -> None:
-    """Remove what killed writes of ``path`` left beside it. Nothing may be writing it."""
+    """Remove what killed writes of ``path`` left beside it, and not what is being written now."""
     for draft in path.parent.glob(f".{glob.escape(path.name)}.????????.new"):
-        draft.unlink(missing_ok=True)
+        with suppress(FileNotFoundError), draft.open("rb") as file:
+            if _is_locked(file, is_patient=False):
+                draft.unlink()
+
+
+def _created(path: Path, mode: int | None) -> BinaryIO:
+    descriptor = os.open(
+        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode
+    )
+    file = os.fdopen(descriptor, "wb")
+    if mode is not None:
+        os.fchmod(descriptor, mode)
+    return file
+
+
+def _fill(file: BinaryIO, parts: tuple[bytes | memoryview, ...]) -> None:
+    for part in parts:
+        file.write(part)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _is_locked(file: BinaryIO, *, is_patient: bool) -> bool:
+    """Lock it; False where another process has it. Without locks on a file system, all is free."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if is_patient else fcntl.LOCK_NB))
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True

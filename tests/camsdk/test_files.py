@@ -1,8 +1,10 @@
 """Files are whole or absent, and on the disk before their name is."""
 
+import fcntl
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -82,6 +84,39 @@ def test_what_a_kill_left_of_one_file_is_cleared_away(
     clear_drafts(tmp_path / "[a-z]")
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".b.")
+
+
+def test_what_another_run_is_writing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    sync = os.fsync
+
+    def cleared_meanwhile(descriptor: int) -> None:
+        clear_drafts(path)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", cleared_meanwhile)
+    write_atomic(path, b"content")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    assert path.read_bytes() == b"content"
+
+
+def test_a_draft_that_is_cleared_before_it_is_locked_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    lock = fcntl.flock
+    cleared: list[Path] = []
+
+    def late(file: BinaryIO, operation: int) -> None:
+        if not cleared:
+            cleared.extend(tmp_path.iterdir())
+            cleared[0].unlink()
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    write_atomic(path, b"content")
+    assert len(cleared) == 1
+    assert path.read_bytes() == b"content"
 
 
 def test_a_new_file_goes_over_nothing(tmp_path: Path) -> None:
