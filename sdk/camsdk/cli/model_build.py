@@ -19,7 +19,7 @@ from camsdk.cli.drafts import (
 from camsdk.cli.model_import import Wishes, make_import_draft, parse_numbers, parse_shapes
 from camsdk.cli.output import Output
 from camsdk.cli.profile import JsonOption
-from camsdk.errors import InvalidInput
+from camsdk.cli.usage import WrongUsage
 
 if TYPE_CHECKING:
     import onnx
@@ -30,6 +30,10 @@ KNOWN: Final = "nanodet-g"
 """The published model that has no file to be named."""
 
 Format = Literal["auto", "onnx", "pytorch", "tensorflow", "tflite", "tfjs", "caffe", "mxnet"]
+
+Decoder = Literal[
+    "nanodet-gfl", "boxes-scores-classes", "class-scores", "class-map", "tensorflow-ssd"
+]
 
 EXAMPLES: Final = "\n\n".join(
     (
@@ -121,7 +125,7 @@ def import_model(
         ),
     ] = None,
     decoder: Annotated[
-        str | None,
+        Decoder | None,
         typer.Option(
             "--decoder",
             help="What outputs mean. Boxes: nanodet-gfl, boxes-scores-classes, or tensorflow-ssd "
@@ -164,11 +168,11 @@ def import_model(
     if not path.exists():
         raise typer.BadParameter(f"{model!r} is neither a file or folder nor {KNOWN}")
     if graph is not None:
-        raise InvalidInput(f"--graph is of {KNOWN} alone", "give the model's file as PATH")
+        raise WrongUsage(f"--graph is of {KNOWN} alone", "give the model's file as PATH")
     kind = _framework(path, framework)
     is_plain = out is not None and out.suffix == ".onnx"
     if not is_plain and decoder is None and description is None:
-        raise InvalidInput(
+        raise WrongUsage(
             "an artifact needs to know what the model's outputs mean",
             "give --decoder or --description; or write plain ONNX with -o model.onnx",
         )
@@ -194,7 +198,7 @@ def _check_known(
     is_described = wishes.description or wishes.classes or wishes.output
     described = is_described or set(wishes.input) - {"width", "height"}
     if framework != "auto" or inputs or outputs or described:
-        raise InvalidInput(
+        raise WrongUsage(
             f"{KNOWN} brings its own description",
             "name the model's file before these options, or give --input-size alone",
         )
@@ -254,7 +258,7 @@ def _wishes(
     description: Path | None,
     classes: Path | None,
     size: str | None,
-    decoder: str | None,
+    decoder: Decoder | None,
     mean: str | None,
     std: str | None,
     color: str | None,
@@ -290,5 +294,5 @@ def _plain_name(path: Path) -> str:
 def _parse_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9][0-9]{1,3})x([1-9][0-9]{1,3})", text)
     if match is None:
-        raise InvalidInput(f"{text!r} is no size", "give WIDTHxHEIGHT, such as 416x320")
+        raise WrongUsage(f"{text!r} is no size", "give WIDTHxHEIGHT, such as 416x320")
     return int(match[1]), int(match[2])

@@ -236,7 +236,8 @@ def _made(
     folder, kept = None, list[Path]()
     if options.train is not None:
         demand("torch", "torch_pruning")
-        folder = _work_folder(wishes.work, "trainings")
+        folder = wishes.work or cache_folder("trainings")
+    times = _profile(draft, wishes) if wishes.max_ms else None
     with bar(output, "compressing") as meter:
         try:
             return compressing.compress(
@@ -247,7 +248,7 @@ def _made(
                 version=target.version,
                 hardware=wishes.hardware,
                 split=split,
-                profile=_profile(draft, wishes) if wishes.max_ms else None,
+                profile=times,
                 work=folder,
                 seed=seed,
                 on_progress=meter,
@@ -258,6 +259,8 @@ def _made(
         except KeyboardInterrupt:
             if any(file.exists() for file in kept):
                 output.note(f"the same command goes on from what is kept in {folder}")
+            elif isinstance(times, Path) and times.exists():
+                output.note(f"the same command begins anew, with the times kept in {times}")
             else:
                 output.note("stopped, and nothing was kept: the same command begins anew")
             raise
@@ -345,19 +348,15 @@ def _profile(draft: "Draft", wishes: Wishes) -> "DeviceProfile | Path":
         return load_profile(wishes.profile)
     digest = hashlib.sha256(f"{processor()} {onnxruntime.__version__}\n".encode() + draft.model)
     name = f"{'-'.join(wishes.hardware)}-{digest.hexdigest()[:16]}.yaml"
-    return _work_folder(wishes.work, "profiles") / name
-
-
-def _work_folder(named: Path | None, kind: str) -> Path:
-    folder = named or cache_folder(kind)
+    folder = wishes.work or cache_folder("profiles")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidInput(
-            f"{kind} cannot be kept in {folder}: {error.strerror}",
+            f"times cannot be kept in {folder}: {error.strerror}",
             "name a folder that can be written to with --work",
         ) from error
-    return folder
+    return folder / name
 
 
 def _check_places(target: _Target, source: Path, profile: Path | None) -> None:

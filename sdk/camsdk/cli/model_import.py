@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from camsdk.cli.usage import WrongUsage
 from camsdk.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """``NAME:1x300x300x3`` to shapes by name; a name may hold colons itself.
 
     Raises:
-        InvalidInput: Another form.
+        WrongUsage: Another form.
     """
     shapes = {}
     for text in texts:
@@ -53,7 +54,7 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
             or not name
             or not all(part.isdecimal() and 0 < len(part) < 8 for part in parts)
         ):
-            raise InvalidInput(
+            raise WrongUsage(
                 f"{text!r} is no input shape", "give NAME:SHAPE, such as image:1x300x300x3"
             )
         shapes[name] = tuple(int(part) for part in parts)
@@ -64,7 +65,7 @@ def parse_numbers(text: str, option: str) -> tuple[float, float, float]:
     """``a,b,c`` or one number for all channels.
 
     Raises:
-        InvalidInput: Another form.
+        WrongUsage: Another form.
     """
     try:
         numbers = [float(part) for part in text.split(",")]
@@ -73,7 +74,7 @@ def parse_numbers(text: str, option: str) -> tuple[float, float, float]:
     if len(numbers) == 1:
         numbers *= 3
     if len(numbers) != 3:
-        raise InvalidInput(f"{option} {text!r} is not one number or three", "such as 127.5")
+        raise WrongUsage(f"{option} {text!r} is not one number or three", "such as 127.5")
     return numbers[0], numbers[1], numbers[2]
 
 

@@ -150,7 +150,8 @@ def compress(
         with steps.phase("draw"):
             frames = split.evaluation
             samples = draw_samples(source, made.draft, footage, frames, has_stills=has_stills)
-        made = replace(made, facts=replace(made.facts, samples=samples))
+        durations = {**made.facts.duration_s, "draw": steps.durations["draw"]}
+        made = replace(made, facts=replace(made.facts, samples=samples, duration_s=durations))
     steps.finish()
     return made
 

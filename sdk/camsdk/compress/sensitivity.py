@@ -54,8 +54,9 @@ def compress_weights(
     The smallest by magnitude go, what stays goes to the nearest codes.
     """
     if choice.bit_width == FLOAT_BITS:
-        masked = np.where(_mask(weights, choice, granularity), weights, np.float32(0))
-        return masked, predict_float_bytes(masked)
+        mask = _mask(weights, choice, granularity)
+        kept = weights if mask is None else np.where(mask, weights, np.float32(0))
+        return kept, predict_float_bytes(kept)
     coded = code_weights(weights, choice, options, granularity)
     return coded.values, predict_bytes(coded)
 
@@ -71,14 +72,16 @@ def code_weights(
     if choice.bit_width > MAX_POWER_OF_TWO_BITS:
         spacing = "uniform"
     code_set = CodeSet(choice.bit_width, spacing)
-    mask = _mask(weights, choice, granularity) if choice.sparsity else None
+    mask = _mask(weights, choice, granularity)
     return project(weights, code_set, options.granularity, mask)
 
 
-def _mask(weights: Floats, choice: LayerChoice, granularity: PruneGranularity) -> NDArray[np.bool_]:
-    """What stays."""
+def _mask(
+    weights: Floats, choice: LayerChoice, granularity: PruneGranularity
+) -> NDArray[np.bool_] | None:
+    """What stays; None if all of it."""
     if not choice.sparsity:
-        return np.ones(weights.shape, np.bool_)
+        return None
     return find_masks({"": np.abs(weights)}, choice.sparsity, granularity)[""]
 
 

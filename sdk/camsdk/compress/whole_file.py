@@ -60,4 +60,6 @@ def unusable(path: Path, error: OSError) -> CamError:
     message = f"{path} cannot be used: {error.strerror}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceExhausted(message, "make room there, then repeat the command to go on")
-    return InvalidInput(message, "name another folder to work in, one that can be written to")
+    return InvalidInput(
+        message, "name another folder to work in (--work), one that can be written to"
+    )

@@ -220,7 +220,7 @@ def test_a_training_without_torch_names_the_extra(
 def test_checkpoints_need_a_folder(camctl: "Camctl", small: Path, yard: Path) -> None:
     few = ("--data", yard, "--calibration", "4", "--evaluation", "4", "--work", yard)
     error = camctl("model", "compress", small, *few, "--bits", "3", "--json").json["error"]
-    assert error["message"] == f"trainings cannot be kept in {yard}: File exists"
+    assert error["message"] == f"{yard} cannot be used: File exists"
     assert "--work" in error["hint"]
 
 

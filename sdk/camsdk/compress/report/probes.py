@@ -10,7 +10,7 @@ import onnx
 
 from camsdk.compress.coded_model import CodedModel
 from camsdk.compress.engines import Entry, Timing, is_installed, time_engines
-from camsdk.compress.mnn import DEFAULT_BITS, export_mnn, from_quantized, suited
+from camsdk.compress.mnn import DEFAULT_BITS, export_mnn, from_quantized, layer_bits, suited
 from camsdk.compress.packaging import Draft
 from camsdk.compress.sensitivity import measure_coded_layers
 from camsdk.compress.sessions import Array
@@ -78,9 +78,10 @@ def _for_mnn(variant: str, content: bytes, tensor: Array) -> Entry:
     if not is_installed("MNN"):
         return Entry("MNN", variant, None)
     try:
-        model, bits = from_quantized(onnx.load_from_string(content))
-        kept = None if variant == FLOAT else bits or DEFAULT_BITS
-        made = export_mnn(model, [tensor], suited(bits, kept))
+        stored = onnx.load_from_string(content)
+        model, bits = from_quantized(stored)
+        kept = None if variant == FLOAT else DEFAULT_BITS
+        made = export_mnn(model, [tensor], suited(bits, kept, layer_bits(stored)))
         return Entry("MNN", variant, made.content)
     except UnsupportedModel as error:
         return Entry("MNN", variant, None, str(error))
