@@ -120,14 +120,18 @@ class Keep:
         folder: That is there.
         code: Digest of the program and of the libraries that it computes with.
         on_kept: Called with the file, before it is written.
+        on_taken: Called when what an earlier run had kept was taken up.
     """
 
     folder: Path
     code: str
     on_kept: Callable[[Path], None]
+    on_taken: Callable[[], None]
 
 
-def keep_in(folder: Path, program: str, on_kept: Callable[[Path], None]) -> Keep:
+def keep_in(
+    folder: Path, program: str, on_kept: Callable[[Path], None], on_taken: Callable[[], None]
+) -> Keep:
     """Keep roundings in a folder, which is made where it is missing.
 
     Args:
@@ -143,7 +147,7 @@ def keep_in(folder: Path, program: str, on_kept: Callable[[Path], None]) -> Keep
             probe.write(bytes(_PROBE_BYTES))
     except OSError as error:
         raise unusable(folder, error) from error
-    return Keep(folder, f"{program} {np.__version__} {onnxruntime.__version__}", on_kept)
+    return Keep(folder, f"{program} {np.__version__} {onnxruntime.__version__}", on_kept, on_taken)
 
 
 class CalibrationInputs:
@@ -190,6 +194,8 @@ def round_after_training(
         place = keep.folder / f"{digest}{SUFFIX}"
         keep.on_kept(place)
     rounding = None if place is None else _taken_up(place)
+    if rounding is not None and keep is not None:
+        keep.on_taken()
     if rounding is None:
         rounding = _rounded(material, model, plan, prune, on_progress)
         if place is not None:

@@ -170,7 +170,7 @@ class _Run:
         self._material, self._options = material, options
         self._steps, self._folder, self._on_kept = steps, work, on_kept
         self._kept: list[Path] = []
-        self._found: dict[Path, tuple[str, int]] = {}  # phase and date of what was there before
+        self._resumed: list[str] = []  # phases
         self._keep = self._place()  # refused before minutes of work whose end could not be kept
         self._allotter: Allotter | None = None
 
@@ -260,7 +260,7 @@ class _Run:
             return None
         from camsdk.compress.training.checkpoint import code_digest
 
-        return keep_in(self._folder, code_digest(), self._noted)
+        return keep_in(self._folder, code_digest(), self._note_kept, self._note_resumed)
 
     def _trained(self, teacher: onnx.ModelProto, rounded: Candidate, plan: Plan) -> Candidate:
         from camsdk.compress.training.compressing import learn_codes
@@ -305,25 +305,21 @@ class _Run:
             footage.read(split.calibration),
             self._folder,
             lambda progress: tell(progress.step, progress.steps),
-            self._noted,
+            self._note_checkpoint,
         )
 
-    def _noted(self, kept: Path) -> None:
-        if kept.exists():
-            self._found.setdefault(kept, (self._steps.name, kept.stat().st_mtime_ns))
+    def _note_checkpoint(self, kept: Path) -> None:
+        if kept.exists():  # one that cannot be gone on from ends the run
+            self._note_resumed()
+        self._note_kept(kept)
+
+    def _note_kept(self, kept: Path) -> None:
         self._kept.append(kept)
         if self._on_kept is not None:
             self._on_kept(kept)
 
-    def _resumed(self) -> tuple[str, ...]:
-        """Phases that went on from a file; a damaged rounding was written anew, not taken up."""
-        return tuple(
-            dict.fromkeys(
-                phase
-                for file, (phase, date) in self._found.items()
-                if phase != "quantize" or (file.exists() and file.stat().st_mtime_ns == date)
-            )
-        )
+    def _note_resumed(self) -> None:
+        self._resumed.append(self._steps.name)
 
     def _finished(
         self, candidates: Mapping[Way, Candidate], optimised: Report, few: tuple[Floats, ...]
@@ -349,7 +345,7 @@ class _Run:
             facts = collect_facts(
                 material.source, draft, optimised, best.made, agreement, durations, inputs=few
             )
-        facts = replace(facts, resumed=self._resumed())
+        facts = replace(facts, resumed=tuple(dict.fromkeys(self._resumed)))
         facts = _of_training(facts, candidates, choice)
         if profile is not None:
             predicted = predict_model_ms(profile, best.made.model, best.made.weights)

@@ -34,7 +34,7 @@ MATERIAL = Material(SOURCE, None, None, 0, "small", 1, ())
 
 
 def rounded(folder: Path) -> Rounding:
-    keep = Keep(folder, "1", lambda _: None)
+    keep = Keep(folder, "1", lambda _: None, lambda: None)
     plan = Plan(CompressOptions())
     model = onnx.load_from_string(SOURCE.model)
     return round_after_training(MATERIAL, model, plan, lambda *_: None, keep)[0]
@@ -82,11 +82,11 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for folder in (tmp_path / "file", tmp_path / "file" / "work"):
         with pytest.raises(InvalidInput, match=f"^{folder} cannot be used") as caught:
-            keep_in(folder, "1", lambda _: None)
+            keep_in(folder, "1", lambda _: None, lambda: None)
         assert "another folder" in caught.value.hint
     with pytest.raises(InvalidInput, match=f"^{UNWRITABLE} cannot be used"):
-        keep_in(UNWRITABLE, "1", lambda _: None)
-    keep = keep_in(tmp_path / "missing" / "work", "1", lambda _: None)
+        keep_in(UNWRITABLE, "1", lambda _: None, lambda: None)
+    keep = keep_in(tmp_path / "missing" / "work", "1", lambda _: None, lambda: None)
     assert not list(keep.folder.iterdir())
     assert keep.folder.is_dir()
     assert np.__version__ in keep.code

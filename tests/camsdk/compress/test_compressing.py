@@ -111,6 +111,9 @@ def test_another_command_never_takes_up_a_checkpoint(clip: Path, tmp_path: Path)
     assert (one.facts.resumed, other.facts.resumed) == ((), ("quantize",))
     rounding.write_bytes(b"damaged")
     assert run(clip, tmp_path, options[0]).facts.resumed == ("train",)
+    rounding.unlink()
+    rounding.mkdir()  # can neither be read nor replaced
+    assert run(clip, tmp_path, options[0]).facts.resumed == ("train",)
 
 
 def test_the_way_is_chosen_on_frames_that_the_result_is_not_measured_on(
