@@ -13,6 +13,7 @@ from torch import nn
 
 from camsdk.compress.options import DistillOptions, TrainOptions
 from camsdk.compress.training.checkpoint import state_digest
+from camsdk.compress.training.optimizers import Optimizer
 from camsdk.compress.training.tasks import Classification
 from camsdk.compress.training.trainer import Trained, train
 from support.rounding import Rounding
@@ -40,12 +41,17 @@ def task(examples: int = 100, seed: int = 1) -> Classification:
     return Classification(images, labels, images[:40], labels[:40], shift=1)
 
 
-def run(checkpoint: Path | None, options: TrainOptions = OPTIONS, on_progress=None) -> Trained:
+def run(
+    checkpoint: Path | None,
+    options: TrainOptions = OPTIONS,
+    on_progress=None,
+    optimizer: Optimizer = "adam",
+) -> Trained:
     torch.set_num_threads(1)
     return train(
         network(), task(), Rounding(4), options,
         distill=DistillOptions(logits=0.5, features=0.1),
-        checkpoint=checkpoint, on_progress=on_progress,
+        optimizer=optimizer, checkpoint=checkpoint, on_progress=on_progress,
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from camsdk.compress.training.admm import AdmmMethod
 from camsdk.compress.training.checkpoint import code_digest
 from camsdk.compress.training.folding import fold
 from camsdk.compress.training.method import Method
+from camsdk.compress.training.optimizers import Optimizer
 from camsdk.compress.training.pruning import PruneMethod
 from camsdk.compress.training.tasks import Task, imitation
 from camsdk.compress.training.trainer import Progress, Trained, train
@@ -92,7 +93,7 @@ def learn_codes(
     method = AdmmMethod(quantize, None if masks is None else _renamed(masks, twin))
     # The student has no BatchNorm: what its layers give compares with such a teacher's.
     teacher = prepare(school.teacher).model
-    task, done = _trained(school, teacher, twin, method, options, layer_sparsity)
+    task, done = _trained(school, teacher, twin, method, options, layer_sparsity, "adam")
     coded = fold(twin, method.coded_weights(), method.activation_ranges(), _inputs(task))
     return CodedModel(
         coded.model, coded.weights, coded.activations, {}, done.history, rounded.model
@@ -117,7 +118,7 @@ def remove_filters(school: School, model: onnx.ModelProto, options: CompressOpti
     twin = to_torch(model)
     method = PruneMethod(options.prune)
     options = replace(options, quantize=None)
-    _, done = _trained(school, school.teacher, twin, method, options, None)
+    _, done = _trained(school, school.teacher, twin, method, options, None, "sgd")
     return CodedModel(twin.write_back(), {}, {}, {}, done.history)
 
 
@@ -128,6 +129,7 @@ def _trained(
     method: Method,
     options: CompressOptions,
     layer_sparsity: Mapping[str, float] | None,
+    optimizer: Optimizer,
 ) -> tuple[Task, Trained]:
     assert options.train is not None
     teacher, frames = to_torch(teacher_model).module, iter(school.frames)
@@ -148,6 +150,7 @@ def _trained(
         options.train,
         teacher=teacher,
         distill=options.distill,
+        optimizer=optimizer,
         checkpoint=checkpoint,
         on_progress=school.on_progress,
     )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from camsdk.compress.options import DistillOptions, TrainOptions
 from camsdk.compress.training.checkpoint import state_digest
+from camsdk.compress.training.optimizers import Optimizer
 from camsdk.compress.training.trainer import Progress, learning_rate, train
 from camsdk.errors import Conflict, DataCorrupted, InvalidInput
 from support import training_child
@@ -225,21 +226,26 @@ def _stopped_at(step: int):
     return stop
 
 
-def test_a_training_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path: Path) -> None:
-    whole = training_child.run(None)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_training_goes_on_from_its_checkpoint_to_the_same_bits(
+    optimizer: Optimizer, tmp_path: Path
+) -> None:
+    whole = training_child.run(None, optimizer=optimizer)
     path = tmp_path / "training.ckpt"
     for step in (1, 9, 10):
         with pytest.raises(_Stop):
-            training_child.run(path, on_progress=_stopped_at(step))
-    resumed = training_child.run(path)
+            training_child.run(path, on_progress=_stopped_at(step), optimizer=optimizer)
+    resumed = training_child.run(path, optimizer=optimizer)
     assert digest(resumed.module) == digest(whole.module)
     assert resumed.history == whole.history
-    again = training_child.run(path)
+    again = training_child.run(path, optimizer=optimizer)
     assert digest(again.module) == digest(whole.module)
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("change", ["options", "data", "method", "network", "distillation"])
+@pytest.mark.parametrize(
+    "change", ["options", "data", "method", "network", "distillation", "optimizer"]
+)
 def test_a_checkpoint_of_another_training_is_refused(change: str, tmp_path: Path) -> None:
     path = tmp_path / "training.ckpt"
     options = replace(OPTIONS, epochs=1, checkpoint_every_s=0)
@@ -252,6 +258,7 @@ def test_a_checkpoint_of_another_training_is_refused(change: str, tmp_path: Path
         "method": {"method": Rounding(3)},
         "network": {"module": network(1)},
         "distillation": {"distill": DistillOptions()},
+        "optimizer": {"optimizer": "adam"},
     }[change]
     with pytest.raises(Conflict, match=f"{path}.*delete the file"):
         train(**given, checkpoint=path)
