@@ -6,7 +6,7 @@ resumed sees what it would have seen.
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from camsdk.compress.evaluate import (
     ranked_boxes,
 )
 from camsdk.compress.training.distill import imitation_loss, logit_loss
+from camsdk.compress.training.variation import Variation, mirrored
 from camsdk.errors import InvalidInput
 from camsdk.vision.frames import Frame
 from camsdk.vision.results import Detections
@@ -104,7 +105,7 @@ class Classification:
             down, right = torch.randint(0, 2 * self._shift + 1, (2,), generator=generator).tolist()
             images = self._padded[indices, :, down : down + height, right : right + width]
         if generator is not None and self._is_mirrored:
-            images = _mirrored(images, generator)
+            images = mirrored(images, generator)
         return images, self._labels[indices]
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
@@ -185,8 +186,10 @@ class _Imitation:
         frames: To train on; ``make_input`` prepares them as the device will.
         test_frames: Not trained on.
         manifest: Of the float network.
-        is_mirrored: Whether every second frame is mirrored, at random.
     """
+
+    variation: ClassVar[Variation]
+    """Of frames that are trained on; the float network says anew what is wanted of each."""
 
     def __init__(
         self,
@@ -194,8 +197,6 @@ class _Imitation:
         frames: Iterable[Frame],
         test_frames: Iterable[Frame],
         manifest: Manifest,
-        *,
-        is_mirrored: bool = True,
     ) -> None:
         self._teacher = teacher.eval()
         self._manifest = manifest
@@ -203,20 +204,19 @@ class _Imitation:
         tests = list(test_frames)
         self._tests = _inputs(tests, manifest)
         self._test_sizes = [(frame.width, frame.height) for frame in tests]
-        self._is_mirrored = is_mirrored
 
     def __len__(self) -> int:
         return len(self._inputs)
 
     def digest(self) -> str:
         """Of the prepared frames and augmentation."""
-        return _digest(self._inputs, self._is_mirrored)
+        return _digest(self._inputs, repr(self.variation))
 
     def batch(self, indices: Tensor, generator: Generator | None) -> Batch:
         """Inputs, then the float network's outputs for them."""
         inputs = self._inputs[indices]
-        if generator is not None and self._is_mirrored:
-            inputs = _mirrored(inputs, generator)
+        if generator is not None:
+            inputs = self.variation.apply(inputs, generator)
         with torch.no_grad():
             outputs = self._teacher(inputs)
         return inputs, *((outputs,) if isinstance(outputs, Tensor) else outputs)
@@ -228,8 +228,13 @@ class Detection(_Imitation):
     Where the float detector sees something, its classes and distances are what is wanted
     (``distill.imitation_loss``). The figure is the agreement in AP at IoU 0.5 with the float
     detector's boxes, on other frames. Outputs: per stride class logits, then distances.
+
+    Frames are varied in size and place as well: of a camera that never moves they are much alike.
+    NanoDet-g at 3 bits and 90% zeros, 160x128, 100 frames, 375 steps, lost 6.5 points with it and
+    7.7 without.
     """
 
+    variation = Variation(zoom=1.4, shift=0.15)
     _truth: list[Detections] | None = None
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
@@ -262,6 +267,8 @@ class Classes(_Imitation):
     (n, classes) or (n, classes, rows, columns).
     """
 
+    variation = Variation()
+
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Divergence from the float network."""
         return logit_loss(outputs, batch[1], CLASS_TEMPERATURE)
@@ -287,8 +294,6 @@ def imitation(
     frames: Iterable[Frame],
     test_frames: Iterable[Frame],
     manifest: Manifest,
-    *,
-    is_mirrored: bool = True,
 ) -> Detection | Classes:
     """The task of saying what a float network of this kind says; arguments as ``Detection``'s.
 
@@ -302,7 +307,7 @@ def imitation(
             "imitated",
             f"give a network with NCHW input and one of {', '.join(_IMITATIONS)}",
         )
-    return of_decoder(teacher, frames, test_frames, manifest, is_mirrored=is_mirrored)
+    return of_decoder(teacher, frames, test_frames, manifest)
 
 
 def _answers(module: nn.Module, images: Tensor, chunk: int = _CHUNK) -> Iterable[Any]:
@@ -316,11 +321,6 @@ def _answers(module: nn.Module, images: Tensor, chunk: int = _CHUNK) -> Iterable
                 yield module(part.contiguous(memory_format=torch.channels_last))
     finally:
         module.train(was_training)
-
-
-def _mirrored(images: Tensor, generator: Generator) -> Tensor:
-    is_turned = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(is_turned[:, None, None, None], images.flip(3), images)
 
 
 def _inputs(frames: Iterable[Frame], manifest: Manifest) -> Tensor:
@@ -338,7 +338,7 @@ def _check_pairs(images: Tensor, labels: Tensor) -> None:
         )
 
 
-def _digest(*parts: Tensor | float | None) -> str:
+def _digest(*parts: Tensor | float | str | None) -> str:
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
