@@ -8,6 +8,8 @@ detector is the teacher of all. Contenders:
 - ``lsq``: the paper (``peers/lsq.py``) on the float network's torch twin.
 - ``magnitude_lsq``: the same, with weights that go by magnitude along the cubic schedule of
   arXiv:1710.01878 on the way, one threshold over all layers but the first and the last ones.
+- ``lsq_adam``, ``magnitude_lsq_adam``: both with the optimizers of ours (``training.optimizers``):
+  Adam for weights and biases, SGD for the steps. The paper has SGD for all.
 
 LSQ rounds what enters layers alone; ours also rounds sums and concatenations between them, as a
 device with integers must, and its first and last layers keep 7 bits, where LSQ's keep 8.
@@ -46,6 +48,7 @@ from camsdk.compress.training.tasks import Detection
 from camsdk.compress.training.trainer import Progress, train
 from camsdk.compress.training.twin import to_torch
 from camsdk.vision.frames import Frame
+from camsdk.compress.training import optimizers
 from peers import lsq
 from peers.detector import JUDGED
 from peers.heads import all_outputs
@@ -53,7 +56,11 @@ from peers.magnitude import END, STEPS
 from peers.ptq import by_onnxruntime
 from peers.recipe import Row
 
-METHODS = ("rounding", "ours", "lsq", "magnitude_lsq")
+METHODS = ("rounding", "ours", "lsq", "lsq_adam", "magnitude_lsq", "magnitude_lsq_adam")
+optimizers.QUANTIZERS += (lsq.Step,)
+
+ADAM = "_adam"
+"""Ends the name of a peer that has it."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def outputs(method: str, course: Course) -> list[np.ndarray]:
     if method in ("rounding", "ours"):
         made = _ours(course, is_trained=method == "ours")
         return all_outputs(by_onnxruntime(made))(judged)
-    module = _peer(course, is_pruned=method == "magnitude_lsq")
+    module = _peer(course, method)
     with torch.no_grad():
         each = [module(torch.from_numpy(judged[at : at + 1])) for at in range(len(judged))]
     return [torch.cat(parts).numpy() for parts in zip(*each, strict=True)]
@@ -117,17 +124,18 @@ def _ours(course: Course, *, is_trained: bool) -> onnx.ModelProto:
     return emit_qdq(coded.model, coded.weights, coded.activations)
 
 
-def _peer(course: Course, *, is_pruned: bool) -> nn.Module:
+def _peer(course: Course, method: str) -> nn.Module:
     # Where the model has BatchNorm it is folded, as in ours.
     folded = prepare(course.model).model
     twin, teacher = to_torch(folded), to_torch(folded).module
     edges = tuple(twin.module_of[name] for name in find_edges(folded))
     pictures = course.pictures()
     task = Detection(teacher, pictures, pictures[:1], course.manifest)
-    kind = MagnitudeLsqMethod if is_pruned else LsqMethod
+    kind = MagnitudeLsqMethod if method.startswith("magnitude") else LsqMethod
     train(
         twin.module, task, kind(course.row, edges), course.train, teacher=teacher,
-        checkpoint=course.work / f"{kind.__name__}-{course.row.name}.camtrain", on_progress=_told,
+        optimizer="adam" if method.endswith(ADAM) else "sgd",
+        checkpoint=course.work / f"{method}-{course.row.name}.camtrain", on_progress=_told,
     )  # fmt: skip
     return twin.module.eval()
 
