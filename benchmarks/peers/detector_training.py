@@ -43,12 +43,12 @@ from camsdk.compress.options import (
 from camsdk.compress.ptq.edges import find_edges
 from camsdk.compress.ptq.folding import prepare
 from camsdk.compress.ptq.quantizing import quantize_after_training
+from camsdk.compress.training import optimizers
 from camsdk.compress.training.compressing import School, learn_codes
 from camsdk.compress.training.tasks import Detection
 from camsdk.compress.training.trainer import Progress, train
 from camsdk.compress.training.twin import to_torch
 from camsdk.vision.frames import Frame
-from camsdk.compress.training import optimizers
 from peers import lsq
 from peers.detector import JUDGED
 from peers.heads import all_outputs
