@@ -136,7 +136,9 @@ def pretrained(net: str, seed: int, folder: Path) -> Path:
     return state
 
 
-def run(job: Job, state: Path, epochs: float, folder: Path, until: float) -> Result | None:
+def run(
+    job: Job, state: Path, epochs: float, folder: Path, until: float = math.inf
+) -> Result | None:
     """The job's result, from an earlier run of the same code or from a new one.
 
     None if it is not there and the time until which jobs start is over.

@@ -132,11 +132,9 @@ def _state(task: str, seed: int) -> Path:
 
 @cache
 def method_digest(method: str) -> str:
-    """Of the code that decides a contender's result, and of the versions of a peer."""
+    """Of the code that decides a contender's result, and of the versions of what it stands on."""
     code = imported(FOLDER / "peers" / f"{name}.py" for name in ("ptq", f"ptq_{method}"))
-    versions = PINS[method]
-    if method == "onnxruntime":
-        versions = (metadata.version(method),)
+    versions = PINS[method] or tuple(metadata.version(of) for of in ("onnxruntime", "numpy"))
     told = "\n".join((digest(code), *versions))
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
@@ -144,7 +142,8 @@ def method_digest(method: str) -> str:
 def run(cell: Wanted, folder: Path, until: float) -> dict[str, float] | None:
     """Its figures, from an earlier run of the same code or from a new one.
 
-    None if it is impossible; empty if it is not there and the time until which jobs start is over.
+    None if it is impossible; empty if it takes too long, or is not there and the time until which
+    jobs start is over.
     """
     out = folder / f"{cell.bits.slug}-{cell.method}-{method_digest(cell.method)}.json"
     if not out.is_file():
@@ -152,9 +151,12 @@ def run(cell: Wanted, folder: Path, until: float) -> dict[str, float] | None:
             return {}
         with tempfile.TemporaryDirectory(prefix="fidelity-") as scratch:
             if cell.task == detector.NAME:
-                _start_detector(cell, folder, out, Path(scratch))
+                has_ended = _start_detector(cell, folder, out, Path(scratch))
             else:
-                _start(cell, folder, out, Path(scratch))
+                has_ended = _start(cell, folder, out, Path(scratch))
+        if not has_ended:
+            print(f"{cell} has not ended after {TIMEOUT_S} s", file=sys.stderr)
+            return {}
     told = json.loads(out.read_text())
     if not told["is_possible"]:
         return None
@@ -167,22 +169,24 @@ def run(cell: Wanted, folder: Path, until: float) -> dict[str, float] | None:
     return figures
 
 
-def _start(cell: Wanted, folder: Path, out: Path, scratch: Path) -> None:
+def _start(cell: Wanted, folder: Path, out: Path, scratch: Path) -> bool:
     scaling = tasks.PREPROCESSING.get(cell.task, tasks.FASHION)
     job = _job(cell, folder, out, scaling, tasks.EDGES[cell.task])
-    _quantized(cell, "peers.ptq", job, scratch)
+    return _quantized(cell, "peers.ptq", job, scratch)
 
 
-def _start_detector(cell: Wanted, folder: Path, out: Path, scratch: Path) -> None:
+def _start_detector(cell: Wanted, folder: Path, out: Path, scratch: Path) -> bool:
     """Outputs are large: they are judged at once and not kept."""
     made, edges = scratch / "made.json", json.loads((folder / "edges.json").read_text())
     job = _job(cell, folder, made, detector.PREPROCESSING, edges)
-    _quantized(cell, "peers.heads", job, scratch)
+    if not _quantized(cell, "peers.heads", job, scratch):
+        return False
     told = json.loads(made.read_text())
     if told["is_possible"]:
         with np.load(made.with_suffix(".npz")) as outputs:
             told["figures"] = detector.judge([outputs[name] for name in outputs.files], folder)
     out.write_text(json.dumps(told))
+    return True
 
 
 def _job(
@@ -195,16 +199,21 @@ def _job(
     }  # fmt: skip
 
 
-def _quantized(cell: Wanted, program: str, job: dict[str, object], scratch: Path) -> None:
+def _quantized(cell: Wanted, program: str, job: dict[str, object], scratch: Path) -> bool:
+    """Whether it ended in time."""
     path = scratch / "job.json"
     path.write_text(json.dumps(job))
     python = str(interpreter(f"ptq_{cell.method}", PINS[cell.method]))
-    done = subprocess.run(
-        [python, "-m", program, cell.method, str(path)],
-        env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [python, "-m", program, cell.method, str(path)],
+            env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return False
     if done.returncode:
         raise SystemExit(f"{cell} failed:\n{done.stderr[-3000:]}")
+    return True
 
 
 def judge(logits: np.ndarray, folder: Path) -> dict[str, float]:

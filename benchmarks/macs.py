@@ -66,7 +66,9 @@ def measured(arguments: argparse.Namespace) -> Iterator[tuple[Job, dict[str, obj
         results = pool.map(
             lambda job: run(job, states[job.seed], arguments.epochs, arguments.out), wanted
         )
-        yield from zip(wanted, results, strict=True)
+        for job, result in zip(wanted, results, strict=True):
+            assert result is not None  # there is no time after which none starts
+            yield job, result
 
 
 def points(results: Sequence[tuple[Job, dict[str, object]]]) -> list[Point]:

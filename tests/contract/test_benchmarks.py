@@ -1,5 +1,7 @@
 """Benchmarks are run by hand and seldom: that each still starts is held here."""
 
+import argparse
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -49,3 +51,25 @@ def test_the_lead_of_ours_is_told_over_the_seeds_that_all_have(
     results += [result("magnitude_distilled", "S90", seed, 89.4) for seed in (1, 2)]
     told = report(results, ["n"])
     assert "| +0.60 ± 0.00 | +0.10 (magnitude_distilled; one seed) |" in told
+
+
+def test_work_that_is_left_is_told_of_runs_that_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+    program = runpy.run_path(str(FOLDER / "macs.py"))
+    import compression
+
+    net, epochs = "resnet18-w16", 1.0
+    (tmp_path / f"{net}-0-{compression.digest('pretrain')}.pt").touch()
+    for row, method, test, macs in (
+        ("float", "float", 92.0, 1.0), ("M18", "ours", 91.9, 0.179), ("M8", "ours", 90.5, 0.08),
+    ):  # fmt: skip
+        name = f"{net}-{row}-{method}-0-{epochs:g}-{compression.digest(method)}.json"
+        (tmp_path / name).write_text(json.dumps({"test": test, "macs": macs}))
+    asked = argparse.Namespace(
+        net=net, seeds=1, epochs=epochs, rows=["M18", "M8"], out=tmp_path, jobs=1
+    )
+    found = program["points"](list(program["measured"](asked)))
+    assert [(point.row, point.share) for point in found] == [("M8", 0.08), ("M18", 0.179)]
+    assert found[1].drop == pytest.approx(0.1)
