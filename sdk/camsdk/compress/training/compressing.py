@@ -23,6 +23,7 @@ from camsdk.compress.graph.layers import list_layers
 from camsdk.compress.options import CompressOptions, Filter, PruneOptions
 from camsdk.compress.ptq.edges import with_precise_edges
 from camsdk.compress.ptq.folding import prepare
+from camsdk.compress.sparsity import suits
 from camsdk.compress.training.admm import AdmmMethod
 from camsdk.compress.training.checkpoint import code_digest
 from camsdk.compress.training.folding import fold
@@ -176,13 +177,15 @@ def _with_codes(rounded: CodedModel, options: CompressOptions) -> onnx.ModelProt
 def _masks(
     rounded: CodedModel, prune: PruneOptions, layer_sparsity: Mapping[str, float] | None
 ) -> dict[str, Tensor]:
-    """What is not zero, of the layers that were pruned."""
+    """What is not zero, of the layers that were pruned; in others a zero may be left again."""
     if not prune.sparsity and layer_sparsity is None:
         return {}
     return {
         name: torch.from_numpy(coded.codes != 0)
         for name, coded in rounded.weights.items()
-        if name not in prune.dense and (layer_sparsity is None or layer_sparsity.get(name, 0.0))
+        if name not in prune.dense
+        and suits(coded.codes.shape, prune.granularity)
+        and (layer_sparsity is None or layer_sparsity.get(name, 0.0))
     }
 
 

@@ -16,6 +16,8 @@ from camsdk.compress.options import (
     CodeSet,
     CompressOptions,
     DistillOptions,
+    LayerOptions,
+    NOfM,
     PruneOptions,
     QuantizeOptions,
     TrainOptions,
@@ -123,6 +125,26 @@ def test_what_rounding_left_stays_and_what_it_pruned_stays_away() -> None:
         else:
             assert after[gone].all()
             assert after[~gone].mean() < 0.03
+
+
+def test_zeros_of_a_layer_that_is_not_pruned_so_are_no_mask() -> None:
+    torch.set_num_threads(1)
+    source = small_detector()
+    model = onnx.load_from_string(source.model)
+    few = LayerOptions(WeightOptions(CodeSet(2)))
+    quantize = QuantizeOptions(few.weights, layers={"conv0": few})
+    prune = PruneOptions(0.5, NOfM(2, 4))  # conv0 reads three channels
+    made = quantize_after_training(model, quantize, seed=0, prune=prune)
+    rounded = CodedModel(made.model, made.weights, made.activations)
+    train = TrainOptions(epochs=8, batch_size=2, learning_rate=0.1)
+    school = School(model, source.manifest, frames(4), None)
+    learned = learn_codes(school, rounded, CompressOptions(quantize, prune, train=train))
+    came_back = {
+        name: int(((before.codes == 0) & (learned.weights[name].codes != 0)).sum())
+        for name, before in rounded.weights.items()
+    }
+    assert came_back["conv0"] > 0
+    assert came_back["conv1"] == came_back["conv2"] == 0
 
 
 def test_whatever_decides_about_a_training_gives_it_a_checkpoint_of_its_own(tmp_path: Path) -> None:
