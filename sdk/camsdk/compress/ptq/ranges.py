@@ -59,7 +59,8 @@ class Observer:
         self.sum_of_lows += low
         self.sum_of_highs += high
         self._widen(max(-low, high))
-        sampled = values.ravel()[self.count % 7 :: max(1, values.size // _SAMPLES)]
+        stride = max(1, values.size // _SAMPLES)
+        sampled = values.ravel()[self.count % stride :: stride]  # in the end of every place
         if self._reach:
             self._bins += np.histogram(sampled, _BINS, (-self._reach, self._reach))[0]
 

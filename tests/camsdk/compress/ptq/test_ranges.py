@@ -78,3 +78,10 @@ def test_least_squares_clips_an_outlier_at_few_bits_only() -> None:
 def test_what_was_not_seen_has_no_range() -> None:
     with pytest.raises(InvalidInput, match="not been seen"):
         Observer().range(ActivationOptions())
+
+
+@pytest.mark.parametrize("rule", ["mse", "percentile"])
+def test_every_value_of_a_small_tensor_counts(rule: RangeRule) -> None:
+    scores = [np.array([[value, 0.0]], np.float32) for value in np.linspace(0.5, 1.0, 6)]
+    found = observed(*scores).range(ActivationOptions(8, rule))
+    assert found.high == pytest.approx(1.0, abs=0.02)
