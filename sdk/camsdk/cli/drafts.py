@@ -43,15 +43,22 @@ NameOption = Annotated[str | None, typer.Option("--name", help="Of the artifact.
 
 
 def read_draft(path: Path) -> "Draft":
-    """An artifact, signed or not; its signature is not looked at."""
+    """An artifact, signed or not; its signature is not looked at.
+
+    Raises:
+        NotFound: It cannot be read.
+        DataCorrupted, UnsupportedModel: It is damaged, or holds a model that no device would run.
+    """
     from camsdk.artifact.bundle import read_unverified
-    from camsdk.compress.packaging import Draft
+    from camsdk.compress.packaging import Draft, check_stored
 
     try:
         contents = read_unverified(path.read_bytes())
     except OSError as error:
         raise NotFound(f"{path} cannot be read", "give the path of a .cam file") from error
-    return Draft(contents.manifest, contents.members)
+    draft = Draft(contents.manifest, contents.members)
+    check_stored(draft.model)
+    return draft
 
 
 def check_suffix(path: Path, *allowed: str) -> None:

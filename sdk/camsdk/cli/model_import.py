@@ -92,11 +92,13 @@ def make_import_draft(
     Raises:
         InvalidInput: The description does not fit the model.
         UnsupportedModel, RuntimeFailure: As ``packaging.make_draft``.
+        DeadlineExceeded, ResourceExhausted: It ran into a limit, see ``trial.try_model``.
     """
     from pydantic import ValidationError
 
     from camsdk.artifact.manifest import Lineage, describe
-    from camsdk.compress.packaging import TOOL_VERSION, Description, make_draft
+    from camsdk.compress.importers.trial import try_model
+    from camsdk.compress.packaging import TOOL_VERSION, Description, canary_input, make_draft
 
     lineage = Lineage(
         source=source.name,
@@ -108,8 +110,10 @@ def make_import_draft(
     classes = tuple(sections["classes"])
     try:
         model, spec, output = _specified(model, sections, len(classes))
+        tried = try_model(model, canary_input(spec), output.tensors, output.kind, len(classes))
+        output = output.model_copy(update={"tensors": tuple(tried.outputs)})
         described = Description(name, version, "fp32", classes, spec, output, lineage)
-        return make_draft(model, described)
+        return make_draft(tried.model, described, outputs=tried.outputs)
     except ValidationError as error:
         raise InvalidInput(
             f"the model's description is not valid: {describe(error)}",
@@ -120,7 +124,7 @@ def make_import_draft(
 def _specified(
     model: "onnx.ModelProto", sections: Mapping[str, Any], class_count: int
 ) -> "tuple[onnx.ModelProto, InputSpec, OutputSpec]":
-    """The model as its decoder takes it, and what the manifest says of its input and output."""
+    """The model as its decoder takes it, but for logits; and the manifest's input and output."""
     from camsdk.artifact.manifest import KINDS, InputSpec, OutputSpec
     from camsdk.compress.importers.picture_input import as_colour
 
@@ -140,14 +144,6 @@ def _specified(
     if missing:
         raise InvalidInput(f"the model has no output {sorted(missing)}", f"it has {outputs}")
     _check_shape(model, spec.shape)
-    if output.kind != "detector":
-        from camsdk.artifact.preprocess import make_input
-        from camsdk.compress.importers.class_outputs import as_logits
-        from camsdk.compress.packaging import rendered_picture
-
-        example = make_input(rendered_picture(), spec)
-        model, logits = as_logits(model, output.tensors[0], output.kind, class_count, example)
-        output = output.model_copy(update={"tensors": (logits,)})
     return model, spec, output
 
 

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
 
 from camsdk.artifact import packed
 from camsdk.artifact.bundle import list_members
@@ -28,9 +30,10 @@ from camsdk.artifact.manifest import (
 )
 from camsdk.artifact.onnx_check import check_model
 from camsdk.artifact.preprocess import make_input
+from camsdk.compress.importers.runnable import CHECKER_ERRORS
 from camsdk.compress.pack_model import pack_model
 from camsdk.compress.sessions import Array, Session
-from camsdk.errors import InvalidInput, RuntimeFailure
+from camsdk.errors import DataCorrupted, InvalidInput, RuntimeFailure
 from camsdk.vision.frames import Frame
 
 TOOL_VERSION: Final = metadata.version("camplatform")
@@ -42,6 +45,7 @@ PACKED_MEMBER: Final = "model.camq"
 CANARY_MEMBER: Final = "canary.npz"
 
 _PICTURE: Final = (640, 480)
+_SAID_CHARACTERS: Final = 200
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,43 @@ class Draft:
         return content
 
 
+def check_stored(content: bytes) -> None:
+    """That the model of an artifact, which anybody may have written, can be read.
+
+    Raises:
+        DataCorrupted: It is damaged.
+        UnsupportedModel: It uses what a device would refuse.
+    """
+    check_model(content)
+    try:
+        model = onnx.ModelProto.FromString(content)
+        onnx.checker.check_model(model)
+        _read_all(model.graph)
+    except (DecodeError, KeyError, TypeError, *CHECKER_ERRORS) as error:
+        raise DataCorrupted(
+            f"the artifact's model is damaged: {' '.join(str(error).split())[:_SAID_CHARACTERS]}",
+            "fetch the artifact again, or make it again",
+        ) from error
+
+
+def _read_all(graph: onnx.GraphProto) -> None:
+    """Protobuf gives names as they are, and weights are decoded only when they are asked for."""
+    names = [info.name for info in [*graph.input, *graph.output, *graph.value_info]]
+    for node in graph.node:
+        names += [node.name, *node.input, *node.output, *(item.name for item in node.attribute)]
+    for tensor in graph.initializer:
+        names.append(tensor.name)
+        numpy_helper.to_array(tensor)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"the name {name!r} is no text")
+
+
 def make_draft(
     model: onnx.ModelProto,
     description: Description,
     *,
+    outputs: Mapping[str, Array] | None = None,
     metrics: Mapping[str, float] | None = None,
     created_timestamp_s: float | None = None,
     is_packed: bool = False,
@@ -93,6 +130,8 @@ def make_draft(
 
     Args:
         model: What devices will run; checked as they check it.
+        outputs: What it gives for ``canary_input``, by name; by default it is run in this process,
+            which a stranger's must not be (``importers.trial``).
         metrics: Measured figures by name.
         created_timestamp_s: Seconds since the Unix epoch, by default now.
         is_packed: Whether to store the model at about the entropy of its weights
@@ -105,8 +144,9 @@ def make_draft(
     """
     content = model.SerializeToString(deterministic=True)
     check_model(content)
-    tensor = make_input(rendered_picture(), description.input)
-    outputs = Session(content).infer(tensor)
+    tensor = canary_input(description.input)
+    if outputs is None:
+        outputs = Session(content).infer(tensor)
     expected = {name: np.asarray(outputs[name]) for name in description.output.tensors}
     members = {CANARY_MEMBER: write_canary(tensor, expected)}
     members |= {PACKED_MEMBER: pack_model(content)} if is_packed else {MODEL_MEMBER: content}
@@ -153,6 +193,11 @@ def describe(manifest: Manifest) -> Description:
         lineage=manifest.lineage,
         hardware=manifest.hardware,
     )
+
+
+def canary_input(spec: InputSpec) -> Array:
+    """The canary's input, of the rendered picture."""
+    return make_input(rendered_picture(), spec)
 
 
 def write_canary(tensor: Array, expected: Mapping[str, Array]) -> bytes:

@@ -75,6 +75,34 @@ def test_options_that_do_not_go_together_are_wrong_usage(camctl: "Camctl", tmp_p
         assert camctl("model", "export", draft, "--to", "mnn", "--bits", bits).code == 2
 
 
+def damaged(what: str) -> bytes:
+    """The network's bytes, changed."""
+    model = network()
+    content = model.SerializeToString()
+    if what == "protobuf":
+        return content[: len(content) // 2]
+    if what == "text":
+        return content.replace(b"layer", b"lay\xffr")
+    if what == "weights":
+        model.graph.initializer[0].dims[0] += 1
+    else:
+        model.graph.node[0].domain = "somebody.else"
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("what", ["protobuf", "text", "weights", "domain"])
+def test_a_damaged_model_is_told_of(camctl: "Camctl", tmp_path: Path, what: str) -> None:
+    members = {"canary.npz": b"canary", "model.onnx": damaged(what)}
+    (tmp_path / "net.cam").write_bytes(pack(make_manifest(members), members, None))
+    for engine in ("onnx", "mnn"):
+        out = tmp_path / "out"
+        made = camctl("model", "export", tmp_path / "net.cam", "--to", engine, "-o", out, "--json")
+        assert made.code == 1
+        code = "unsupported-model" if what == "domain" else "data-corrupted"
+        assert made.json["error"]["reason"] == code
+        assert not out.exists()
+
+
 def test_a_place_that_cannot_be_written_is_named(camctl: "Camctl", tmp_path: Path) -> None:
     artifact(tmp_path / "net.cam", network())
     gone = tmp_path / "gone" / "net.onnx"

@@ -57,13 +57,14 @@ def read_limited(path: Path, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
 
 
 def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with unique node names, after all checks.
+    """The same model with unique node names and without stated shapes inside, after all checks.
 
     Raises:
         UnsupportedModel: The checker or onnxruntime refuses it, or a shape is not static.
         ResourceExhausted: A tensor in it would be too large.
     """
     name_nodes(model.graph)
+    del model.graph.value_info[:]  # inference would believe what is stated
     try:
         onnx.checker.check_model(model, full_check=True)
     except CHECKER_ERRORS as error:
@@ -71,10 +72,8 @@ def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
     inferred = with_shapes(model)
     for info in [*inferred.graph.input, *inferred.graph.output]:
         if not is_static(info.type.tensor_type):
-            raise UnsupportedModel(
-                f"the shape of {info.name!r} depends on data or is unknown",
-                "export the model with fixed shapes, without its post-processing",
-            )
+            raise _of_no_static_shape(info.name)
+    _check_inner_shapes(inferred.graph)
     _check_loads(model)
     return model
 
@@ -127,6 +126,27 @@ def _check_sizes(graph: onnx.GraphProto) -> None:
             raise ResourceExhausted(
                 f"tensor {info.name!r} would have {elements} elements", f"at most {limit} are taken"
             )
+
+
+def _check_inner_shapes(graph: onnx.GraphProto) -> None:
+    """A length that is computed from a picture can be anything: of a few bytes, of 32 GiB."""
+    known = {
+        info.name
+        for info in [*graph.input, *graph.output, *graph.value_info]
+        if info.type.tensor_type.HasField("shape")
+        and all(dim.HasField("dim_value") for dim in info.type.tensor_type.shape.dim)
+    }
+    for node in graph.node:
+        for name in node.output:
+            if name and name not in known:
+                raise _of_no_static_shape(name)
+
+
+def _of_no_static_shape(name: str) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"the shape of {name!r} depends on data or is unknown",
+        "export the model with fixed shapes, without its post-processing",
+    )
 
 
 def is_static(tensor: onnx.TypeProto.Tensor) -> bool:

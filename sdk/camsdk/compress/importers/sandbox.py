@@ -106,7 +106,7 @@ def run_importer(
         command = [sys.executable, "-m", MODULE, json.dumps(task)]
         said = run_limited(command, timeout_s=timeout_s, memory_bytes=memory_bytes, cwd=folder)
         if failure.is_file():
-            raise _read_failure(failure)
+            raise read_failure(failure)
         if said.code != 0 or not target.is_file():
             raise _died(said, name)
         return read_model(target)
@@ -201,7 +201,8 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _read_failure(path: Path) -> CamError:
+def read_failure(path: Path) -> CamError:
+    """What ``write_failure`` wrote."""
     try:
         row = json.loads(path.read_bytes()[:_MESSAGE_BYTES])
         return ERROR_BY_REASON[row["reason"]](str(row["message"]), str(row["hint"]))
@@ -210,13 +211,18 @@ def _read_failure(path: Path) -> CamError:
 
 
 def _died(said: Said, name: str) -> CamError:
-    if any(word in said.text for word in _NO_MEMORY) or said.code == -signal.SIGKILL:
+    if lacks_memory(said.text) or said.code == -signal.SIGKILL:
         return ResourceExhausted(
             f"importing with {name!r} needs more memory than allowed", "give a smaller model"
         )
     if said.code == -signal.SIGXCPU:
         return DeadlineExceeded(f"importing with {name!r} used up its processor time")
     return UnsupportedModel(f"the importer {name!r} failed ({said.code}): {said.text}")
+
+
+def lacks_memory(text: str) -> bool:
+    """Whether a library says that memory could not be had."""
+    return any(word in text for word in _NO_MEMORY)
 
 
 def _frozen(value: Any) -> Any:
@@ -237,20 +243,23 @@ def serve(task: Mapping[str, Any]) -> None:
         model = runnable(getattr(module, function)(*paths, **_frozen(task["options"])))
         content = model.SerializeToString()
     except MemoryError:
-        _write_failure(task, ResourceExhausted("importing needs more memory than allowed"))
+        write_failure(
+            Path(task["failure"]), ResourceExhausted("importing needs more memory than allowed")
+        )
         return
     except CamError as error:
-        _write_failure(task, error)
+        write_failure(Path(task["failure"]), error)
         return
     Path(task["target"]).write_bytes(content)
 
 
-def _write_failure(task: Mapping[str, Any], error: CamError) -> None:
+def write_failure(path: Path, error: CamError) -> None:
+    """The child's error for its parent, with a way out."""
     classes = type(error).__mro__
     row = next(WIRE_ERRORS[cls] for cls in classes if cls in WIRE_ERRORS)
     hint = error.hint or next(_WAYS_OUT[cls] for cls in classes if cls in _WAYS_OUT)
     text = {"reason": row.reason, "message": _clipped(error.message), "hint": _clipped(hint)}
-    Path(task["failure"]).write_text(json.dumps(text), encoding="utf-8")
+    path.write_text(json.dumps(text), encoding="utf-8")
 
 
 def _clipped(text: str) -> str:
