@@ -25,6 +25,8 @@ Ranges = Mapping[str, ActivationRange]
 _BINS: Final = 4096
 _SAMPLES: Final = 1 << 15
 """Values of a tensor that enter its histogram per input."""
+_LEAST_REACH: Final = 1e-30
+"""Bins of less cannot be told apart in float32."""
 _PERCENTILE: Final = 99.995
 _UNSEEN: Final = 3.0
 """How much further than made-up inputs showed the range of what is one value a channel goes."""
@@ -65,8 +67,8 @@ class Observer:
             self._bins += np.histogram(sampled, _BINS, (-self._reach, self._reach))[0]
 
     def _widen(self, largest: float) -> None:
-        if not self._reach:
-            self._reach = largest
+        if not self._reach and largest:
+            self._reach = max(largest, _LEAST_REACH)
         while self._reach < largest:
             halved = self._bins.reshape(-1, 2).sum(axis=1)
             self._bins = np.zeros(_BINS, np.int64)
