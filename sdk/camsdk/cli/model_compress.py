@@ -342,11 +342,12 @@ def _profile(draft: "Draft", wishes: Wishes) -> "DeviceProfile | Path":
     """The profile that was named, or where times of this model on this machine are kept."""
     import onnxruntime
 
-    from camsdk.compress.latency import load_profile
+    from camsdk.compress.latency import KEPT_AS, load_profile
 
     if wishes.profile is not None:
         return load_profile(wishes.profile)
-    digest = hashlib.sha256(f"{processor()} {onnxruntime.__version__}\n".encode() + draft.model)
+    measured = f"{KEPT_AS} {processor()} {onnxruntime.__version__}\n"
+    digest = hashlib.sha256(measured.encode() + draft.model)
     name = f"{'-'.join(wishes.hardware)}-{digest.hexdigest()[:16]}.yaml"
     folder = wishes.work or cache_folder("profiles")
     try:

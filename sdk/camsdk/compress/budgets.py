@@ -27,6 +27,7 @@ from camsdk.compress.options import Budget, NOfM, PruneOptions, QuantizeOptions
 from camsdk.compress.ptq.folding import as_if_trained, prepare
 from camsdk.compress.quantize import quantize_int8
 from camsdk.compress.sensitivity import Floats, measure_sensitivity
+from camsdk.compress.sparsity import suits
 from camsdk.errors import InvalidInput
 
 _ATTEMPTS: Final = 8
@@ -100,7 +101,7 @@ class Allotter:
         self._layers = list_layers(prepared.model)
         self._profile = profile if isinstance(profile, DeviceProfile) else None
         if budget.kind == "latency" and not isinstance(profile, DeviceProfile):
-            self._profile = _kept_profile(model, budget, inputs, profile)
+            self._profile = _kept_profile(prepared.model, budget, inputs, profile)
         measured = prepared.model
         if is_synthetic and prepared.normalised:
             # Made-up inputs move layers otherwise than the data did.
@@ -176,6 +177,8 @@ class Allotter:
         if isinstance(self._prune.granularity, NOfM):
             pattern = self._prune.granularity
             shares = (0.0, 1 - pattern.n / pattern.m)
+        if not suits(layer.shape, self._prune.granularity):
+            shares = (0.0,)  # it stays dense, whatever is asked for
         widths = self._budget.bit_widths
         choices = [LayerChoice(bits, share) for bits in widths for share in shares]
         if self._is_faster_in_float(layer):
@@ -232,6 +235,7 @@ def meet(budget: Budget, least: float, make: Callable[[float], tuple[float, _T]]
 def _kept_profile(
     model: onnx.ModelProto, budget: Budget, inputs: Sequence[Floats], kept: Path | None
 ) -> DeviceProfile:
+    """Of a model as the file will be: an engine names the kernels of another otherwise."""
     if kept is not None and kept.exists():
         return load_profile(kept)
     profile = _profile_of_this_machine(model, budget, inputs)

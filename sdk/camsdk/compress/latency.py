@@ -40,7 +40,10 @@ FLOAT_BITS: Final = 32
 """Bit width of weights that are left in float."""
 
 MsByBits = Mapping[int, float]
-_FUSED: Final = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "Add"})
+KEPT_AS: Final = "folded"
+"""What was measured; part of the name of a file that keeps it, so that no other is taken for it."""
+_ACTIVATIONS: Final = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid"})
+_FUSED: Final = _ACTIVATIONS | {"BatchNormalization", "Add"}
 """What onnxruntime computes inside a convolution."""
 _KERNEL: Final = re.compile(r"(?:fused )?(?P<node>.*?)(?:_token_\d+)?_kernel_time")
 _EMPTY: Final[Mapping[str, MsByBits]] = MappingProxyType({})
@@ -245,7 +248,7 @@ def _aliases(model: onnx.ModelProto) -> dict[str, str]:
     """Layer by the names that the engine may give it.
 
     A kernel keeps the node's name, but where the engine changes the memory layout it is called
-    after the tensor that it writes: the layer's, or that of an activation fused into it.
+    after the tensor that it writes: the layer's, or that of what is fused into it.
     """
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:

@@ -15,7 +15,7 @@ from camsdk.artifact.hardware import local_hardware
 from camsdk.cli import model_compress
 from camsdk.cli.compress_options import DEFAULT_EPOCHS
 from camsdk.cli.compress_wishes import Wishes
-from camsdk.compress import candidates, compressing, evaluate
+from camsdk.compress import candidates, compressing, evaluate, latency
 from camsdk.compress.options import ActivationOptions, Block, CodeSet, Filter, NOfM
 from camsdk.compress.training import compressing as training
 from camsdk.errors import InvalidInput
@@ -98,6 +98,9 @@ def test_times_are_measured_once_for_a_model_and_a_processor(
     monkeypatch.setattr(model_compress, "processor", lambda: "another")
     camctl(*command, "--json")
     assert len(list(work.iterdir())) == 2
+    monkeypatch.setattr(latency, "KEPT_AS", "what an earlier version measured")
+    camctl(*command, "--json")
+    assert len(list(work.iterdir())) == 3
 
 
 @pytest.mark.usefixtures("only_our_own_engine")

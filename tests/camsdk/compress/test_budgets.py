@@ -10,10 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from camsdk.artifact.hardware import local_hardware
 from camsdk.compress.allocate import FLOAT_BITS, OverBudgetError
 from camsdk.compress.budgets import Allotment, Allotter, inputs_to_measure, meet
+from camsdk.compress.graph.layers import list_layers
 from camsdk.compress.graph.qdq import emit_qdq
-from camsdk.compress.options import Budget, PruneOptions, QuantizeOptions
+from camsdk.compress.options import (
+    Budget,
+    Element,
+    LayerOptions,
+    NOfM,
+    PruneGranularity,
+    PruneOptions,
+    QuantizeOptions,
+)
 from camsdk.compress.pack_model import pack_model
 from camsdk.compress.ptq.quantizing import quantize_after_training
 
@@ -60,12 +70,18 @@ def widths(allotment: Allotment) -> dict[str, int]:
     return {n: of.weights.code_set.bit_width for n, of in layers if of.weights is not None}
 
 
-def allotter(model: onnx.ModelProto, budget: Budget, *, is_synthetic: bool = False) -> Allotter:
+def allotter(
+    model: onnx.ModelProto,
+    budget: Budget,
+    *,
+    quantize: QuantizeOptions = QuantizeOptions(),  # noqa: B008 - a frozen value
+    granularity: PruneGranularity = Element(),  # noqa: B008 - a frozen value
+    is_synthetic: bool = False,
+) -> Allotter:
     rng = np.random.default_rng(3)
     inputs = [rng.normal(size=(1, 3, SIZE, SIZE)).astype(np.float32) for _ in range(2)]
-    return Allotter(
-        model, budget, QuantizeOptions(), PruneOptions(0.0), inputs, is_synthetic=is_synthetic
-    )
+    prune = PruneOptions(0.0, granularity)
+    return Allotter(model, budget, quantize, prune, inputs, is_synthetic=is_synthetic)
 
 
 def six_layers(bits: int) -> onnx.ModelProto:
@@ -110,6 +126,33 @@ def test_what_is_predicted_is_what_is_packed(bits: int) -> None:
     ptq = quantize_after_training(model, allotment.quantize)
     content = emit_qdq(ptq.model, ptq.weights, ptq.activations).SerializeToString()
     assert len(pack_model(content)) == pytest.approx(limit, rel=0.02)
+
+
+def test_layers_before_a_batchnorm_have_times_in_float() -> None:
+    kept = QuantizeOptions(layers={"layer2": LayerOptions(None, None)})
+    of = allotter(six_layers(4), Budget("latency", 1e9, local_hardware()), quantize=kept)
+    assert of.profile is not None
+    times = of.profile.ms_by_layer
+    assert {name: set(row) for name, row in times.items()} == {
+        f"layer{index}": {8, FLOAT_BITS} for index in range(6)
+    }
+    assert of.allot(1e9).quantize.of("layer2").weights is None
+
+
+def test_what_a_pattern_does_not_suit_stays_dense_and_counts_so() -> None:
+    """Three inputs are no groups of four; 32 are."""
+    model = six_layers(4)
+    of = allotter(model, Budget("macs", 1e9, bit_widths=(7,)), granularity=NOfM())
+    first, *others = [layer.macs for layer in list_layers(model)]
+    assert of.least() == pytest.approx(first + sum(others) / 2)
+    found = of.allot(of.least())
+    assert found.layer_sparsity == {f"layer{index}": 0.5 for index in range(1, 6)}
+    assert found.prune is not None
+    made = quantize_after_training(
+        model, found.quantize, prune=found.prune, layer_sparsity=found.layer_sparsity
+    )
+    zeros = {name: float(np.mean(coded.codes == 0)) for name, coded in made.weights.items()}
+    assert {name for name, share in zeros.items() if share >= 0.5} == set(found.layer_sparsity)
 
 
 def test_made_up_inputs_weigh_layers_as_the_training_data_did() -> None:

@@ -145,6 +145,19 @@ def test_a_measured_profile_predicts_what_it_measured() -> None:
     assert profile.provenance == "measured"
 
 
+def test_layers_before_a_batchnorm_are_measured_too() -> None:
+    """The engine fuses it, and names the kernel after what it writes."""
+    made = model()
+    norm = {key: np.ones(32, np.float32) for key in ("gamma", "beta", "mean", "variance")}
+    made.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in norm.items())
+    made.graph.node.insert(
+        1, helper.make_node("BatchNormalization", ["a", *norm], ["normalised"], "norm")
+    )
+    made.graph.node[2].input[0] = "normalised"
+    onnx.checker.check_model(made, full_check=True)
+    assert set(profile_layers(made, runs=2)) == {"large", "small", "linear"}
+
+
 def test_a_dynamic_input_is_refused() -> None:
     dynamic = model()
     dynamic.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
