@@ -51,13 +51,28 @@ def environment() -> dict[str, str]:
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """Of the files and of all Python below the folders; what does not exist is left out."""
+    """Of the files and of all Python below the folders; what does not exist is left out.
+
+    Of Python what it does counts, not its comments, its docstrings or its layout.
+    """
     total = hashlib.sha256()
     for path in paths:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             if file.is_file():
-                total.update(file.read_bytes())
+                total.update(_code(file) if file.suffix == ".py" else file.read_bytes())
     return total.hexdigest()[:12]
+
+
+def _code(file: Path) -> bytes:
+    return ast.dump(_Undocumented().visit(ast.parse(file.read_text(encoding="utf-8")))).encode()
+
+
+class _Undocumented(ast.NodeTransformer):
+    """Takes away statements that are nothing but a text."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node
 
 
 def imported(files: Iterable[Path]) -> list[Path]:

@@ -73,3 +73,24 @@ def test_work_that_is_left_is_told_of_runs_that_are_kept(
     found = program["points"](list(program["measured"](asked)))
     assert [(point.row, point.share) for point in found] == [("M8", 0.08), ("M18", 0.179)]
     assert found[1].drop == pytest.approx(0.1)
+
+
+def test_a_digest_is_of_what_code_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+    from peers import environments
+
+    code = tmp_path / "code.py"
+    found = []
+    for text in (
+        'def f(x):\n    """One."""\n    return x + 1\n',
+        '"""Of a module."""\n\n\ndef f(x):\n    return (x + 1)  # why\n',
+        'def f(x):\n    """One."""\n    return x + 2\n',
+        'def f(x):\n    "One."; print("One.")\n    return x + 1\n',
+    ):
+        code.write_text(text)
+        found.append(environments.digest([code]))
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+    other = tmp_path / "weights.pt"
+    other.write_bytes(b"\x80")
+    assert environments.digest([code, other]) != found[3] == environments.digest([code])

@@ -1,8 +1,9 @@
 """Quantizers for the forward pass of a training, with scales and ranges that are learned.
 
-The gradients are those of "Learned Step Size Quantization" (arXiv:1902.08153, eq. 3 and 5) and, for
-ranges that begin below zero, of LSQ+ (arXiv:2004.09576, section 3.1); rounding passes gradients
-straight through.
+The gradients of scales are those of "Learned Step Size Quantization" (arXiv:1902.08153, eq. 3) and,
+for ranges that begin below zero, of LSQ+ (arXiv:2004.09576, section 3.1); rounding passes gradients
+straight through. Inputs beyond their range have none (eq. 5), weights do: one that is clipped keeps
+its gradient, as a pruned one does, or it would hardly come back.
 """
 
 import math
