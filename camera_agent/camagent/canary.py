@@ -11,6 +11,7 @@ import time
 import tokenize
 import zipfile
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ def run_canary(bundle: Bundle, runtime: Runtime, deadline_s: float) -> None:
     inputs, expected = _load(bundle)
     started_s = time.monotonic()
     values = agreeing = 0
-    worst = 0.0
+    worst = _Worst("", 0.0, 0.0)
     for index in range(inputs.shape[0]):
         outputs = runtime.infer(inputs[index : index + 1])
         if time.monotonic() - started_s > deadline_s:
@@ -57,14 +58,29 @@ def run_canary(bundle: Bundle, runtime: Runtime, deadline_s: float) -> None:
         for name, wanted in expected.items():
             errors = _errors(outputs.get(name), wanted[index : index + 1], name, reference)
             values += errors.size
-            agreeing += int((errors <= spec.max_abs_error).sum())
-            worst = max(worst, float(errors.max(initial=0.0)))
+            limit = spec.limit(name)
+            agreeing += int((errors <= limit).sum())
+            worst = max(
+                worst, _Worst(name, float(errors.max(initial=0.0)), limit), key=_Worst.excess
+            )
     share = agreeing / max(1, values)
     if share < spec.min_agreement:
         raise ArtifactRefused(
             f"the canary of {reference} failed: {share:.4f} of its outputs agree, "
-            f"{spec.min_agreement:g} must; largest error {worst:.4g}, {spec.max_abs_error:g} may be"
+            f"{spec.min_agreement:g} must; largest error {worst.error:.4g} in {worst.name}, "
+            f"{worst.limit:g} may be"
         )
+
+
+class _Worst(NamedTuple):
+    """An output's largest error and what it may be."""
+
+    name: str
+    error: float
+    limit: float
+
+    def excess(self) -> float:
+        return self.error - self.limit if self.name else -math.inf
 
 
 def _load(bundle: Bundle) -> tuple[Array, dict[str, Array]]:

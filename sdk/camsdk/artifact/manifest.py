@@ -18,7 +18,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic import model_serializer as _model_serializer
 from pydantic import model_validator as _model_validator
 
 from camsdk.errors import DataCorrupted, InvalidInput
@@ -195,11 +203,26 @@ class CanarySpec(_Value):
         max_abs_error: Largest accepted difference of any output value.
         min_agreement: Least accepted share of output values within ``max_abs_error``; below 1
             where rounding differs between machines.
+        max_abs_errors: Instead of ``max_abs_error``, by output tensor, where tensors hold values of
+            different kinds: pixels, scores, class ids. Not written where it is empty, as artifacts
+            of older versions are.
     """
 
     path: Name
     max_abs_error: Annotated[float, Field(ge=0)]
     min_agreement: Fraction = 1.0
+    max_abs_errors: dict[TensorName, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+
+    @_model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = write(self)
+        if not self.max_abs_errors:
+            fields.pop("max_abs_errors", None)
+        return fields
+
+    def limit(self, tensor: str) -> float:
+        """Largest accepted difference of a value of this output."""
+        return self.max_abs_errors.get(tensor, self.max_abs_error)
 
 
 class Lineage(_Value):

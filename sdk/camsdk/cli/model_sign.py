@@ -220,13 +220,19 @@ def _fields(manifest: "Manifest") -> dict[str, str]:
         "output": f"{outputs.decoder}: {', '.join(outputs.tensors)}",
         "thresholds": f"score {outputs.score_threshold:g}, NMS {outputs.nms_iou:g}, "
         f"at most {outputs.max_detections}",
-        "canary": f"max error {manifest.canary.max_abs_error:g} "
+        "canary": f"max error {_limits(manifest)} "
         f"in {manifest.canary.min_agreement:.2%} of the values",
         "metrics": ", ".join(f"{name} {value:g}" for name, value in manifest.metrics.items()),
         "made from": f"{lineage.source} ({lineage.source_sha256[:12]})",
         "made by": f"{lineage.tool} {lineage.tool_version} {options}".rstrip(),
         "members": ", ".join(f"{file.path} {file.size_bytes:,} B" for file in manifest.members),
     }
+
+
+def _limits(manifest: "Manifest") -> str:
+    canary = manifest.canary
+    each = [f"{name} {limit:g}" for name, limit in canary.max_abs_errors.items()]
+    return ", ".join(each) or f"{canary.max_abs_error:g}"
 
 
 def _key_path(given: Path | None, data_dir: Path | None, *, is_created: bool) -> Path:

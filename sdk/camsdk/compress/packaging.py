@@ -33,7 +33,7 @@ from camsdk.artifact.preprocess import make_input
 from camsdk.compress.importers.runnable import CHECKER_ERRORS
 from camsdk.compress.pack_model import pack_model
 from camsdk.compress.sessions import Array, Session
-from camsdk.errors import DataCorrupted, InvalidInput, RuntimeFailure
+from camsdk.errors import DataCorrupted, InvalidInput, RuntimeFailure, UnsupportedModel
 from camsdk.vision.frames import Frame
 
 TOOL_VERSION: Final = metadata.version("camplatform")
@@ -45,6 +45,8 @@ PACKED_MEMBER: Final = "model.camq"
 CANARY_MEMBER: Final = "canary.npz"
 
 _PICTURE: Final = (640, 480)
+_CLASS_ERROR: Final = 0.1
+"""Of a class id: another class never agrees, whatever its number."""
 _SAID_CHARACTERS: Final = 200
 
 
@@ -138,7 +140,7 @@ def make_draft(
             (``camsdk.compress.pack_model``); what a device runs is the same, byte for byte.
 
     Raises:
-        UnsupportedModel: It uses what a device would refuse.
+        UnsupportedModel: It uses what a device would refuse, or gives NaN or infinity.
         InvalidInput: Its outputs have other shapes than the description implies.
         RuntimeFailure: It does not run.
     """
@@ -148,6 +150,7 @@ def make_draft(
     if outputs is None:
         outputs = Session(content).infer(tensor)
     expected = {name: np.asarray(outputs[name]) for name in description.output.tensors}
+    _check_finite(expected)
     members = {CANARY_MEMBER: write_canary(tensor, expected)}
     members |= {PACKED_MEMBER: pack_model(content)} if is_packed else {MODEL_MEMBER: content}
     manifest = Manifest(
@@ -160,13 +163,23 @@ def make_draft(
         input=description.input,
         output=description.output,
         members=list_members(members),
-        canary=_tolerance(description.precision, expected),
+        canary=_tolerance(description.precision, description.output, expected),
         metrics=dict(metrics or {}),
         lineage=description.lineage,
         created_timestamp_s=time.time() if created_timestamp_s is None else created_timestamp_s,
     )
     _check_outputs(expected, manifest)
     return Draft(manifest, members)
+
+
+def _check_finite(outputs: Mapping[str, Array]) -> None:
+    """A canary of NaN fails on every device."""
+    for name, value in outputs.items():
+        if not np.isfinite(value).all():
+            raise UnsupportedModel(
+                f"the model's output {name!r} is not finite for a picture: NaN or infinity",
+                "look for NaN in its weights, and whether --mean and --std are as it was trained",
+            )
 
 
 def _check_outputs(outputs: Mapping[str, Array], manifest: Manifest) -> None:
@@ -208,16 +221,32 @@ def write_canary(tensor: Array, expected: Mapping[str, Array]) -> bytes:
     return buffer.getvalue()
 
 
-def _tolerance(precision: str, expected: Mapping[str, Array]) -> CanarySpec:
+def _tolerance(
+    precision: Precision, output: OutputSpec, expected: Mapping[str, Array]
+) -> CanarySpec:
     """What another processor may differ by.
 
     Float kernels differ in the order of their sums only. Integer kernels agree, but the float
     scaling between them may round a value to the neighbouring step, which later layers spread.
+    Pixels, scores and class ids have a scale each; all other outputs are logits and share one.
     """
-    largest = max(float(np.abs(value).max(initial=0)) for value in expected.values())
-    if precision == "fp32":
-        return CanarySpec(path=CANARY_MEMBER, max_abs_error=1e-4 * largest, min_agreement=1.0)
-    return CanarySpec(path=CANARY_MEMBER, max_abs_error=2e-2 * largest, min_agreement=0.99)
+    largest = {name: float(np.abs(value).max(initial=0)) for name, value in expected.items()}
+    share, agreement = (1e-4, 1.0) if precision == "fp32" else (2e-2, 0.99)
+    by_tensor: dict[str, float] = {}
+    if output.decoder == "boxes-scores-classes":
+        boxes, scores, classes = output.tensors
+        by_tensor = {
+            boxes: share * largest[boxes],
+            # Where the picture shows nothing all scores are small, and their rounding is not.
+            scores: share * max(1.0, largest[scores]),
+            classes: _CLASS_ERROR,
+        }
+    return CanarySpec(
+        path=CANARY_MEMBER,
+        max_abs_error=share * max(largest.values()),
+        min_agreement=agreement,
+        max_abs_errors=by_tensor,
+    )
 
 
 def rendered_picture() -> Frame:

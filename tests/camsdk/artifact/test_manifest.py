@@ -277,6 +277,24 @@ def test_a_manifest_of_an_older_version_keeps_its_bytes() -> None:
     assert Manifest.from_bytes(written) == manifest
 
 
+def test_limits_by_tensor_survive_and_are_not_written_where_there_are_none() -> None:
+    spec = CanarySpec(path="canary.npz", max_abs_error=8.0, max_abs_errors={"scores": 0.02})
+    manifest = make_manifest(canary=spec)
+    assert b'"max_abs_errors":{"scores":0.02}' in manifest.to_bytes()
+    assert Manifest.from_bytes(manifest.to_bytes()) == manifest
+    assert manifest.canary.limit("scores") == 0.02
+    assert manifest.canary.limit("boxes") == 8.0
+    empty = (
+        make_manifest()
+        .to_bytes()
+        .replace(b'"min_agreement"', b'"max_abs_errors":{},"min_agreement"')
+    )
+    with pytest.raises(DataCorrupted, match="canonical"):
+        Manifest.from_bytes(empty)
+    with pytest.raises(ValidationError, match="max_abs_errors"):
+        CanarySpec(path="canary.npz", max_abs_error=8.0, max_abs_errors={"scores": -1.0})
+
+
 CLASSES: dict[str, Any] = {"decoder": "class-scores", "tensors": ("scores",)}
 BOXES: dict[str, Any] = {"decoder": "boxes-scores-classes", "tensors": ("b", "s", "c")}
 
