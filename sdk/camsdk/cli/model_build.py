@@ -184,6 +184,7 @@ def import_model(
         imported,
         wishes,
         source=path,
+        weights=weights,
         framework=kind,
         name=name or f"{_plain_name(path)}-fp32",
         version=version,

@@ -1,6 +1,5 @@
 """What ``camctl model import`` does with a file of any framework."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,11 @@ if TYPE_CHECKING:
 
     from camsdk.artifact.manifest import InputSpec, OutputSpec
     from camsdk.compress.packaging import Draft
+    from camsdk.vision.yaml_nodes import Field
 
 _MAX_DESCRIPTION_BYTES: Final = 1 << 20
+_MAX_CLASSES: Final = 4096
+"""As many as a manifest may have."""
 TENSORFLOW_SSD: Final = "tensorflow-ssd"
 """Decoder of the command line alone: two outputs of TensorFlow's detection interface."""
 
@@ -83,13 +85,21 @@ def make_import_draft(
     wishes: Wishes,
     *,
     source: Path,
+    weights: Path | None = None,
     framework: str,
     name: str,
     version: int,
 ) -> "Draft":
     """A float artifact of an imported detector, classifier or segmentation network.
 
+    Args:
+        model: As imported.
+        wishes: What is said of it.
+        source, weights, framework: What it was read from, for the lineage.
+        name, version: Of the artifact.
+
     Raises:
+        NotFound: A file cannot be read.
         InvalidInput: The description does not fit the model.
         UnsupportedModel, RuntimeFailure: As ``packaging.make_draft``.
         DeadlineExceeded, ResourceExhausted: It ran into a limit, see ``trial.try_model``.
@@ -97,12 +107,13 @@ def make_import_draft(
     from pydantic import ValidationError
 
     from camsdk.artifact.manifest import Lineage, describe
+    from camsdk.compress.importers.source_files import digest
     from camsdk.compress.importers.trial import try_model
     from camsdk.compress.packaging import TOOL_VERSION, Description, canary_input, make_draft
 
     lineage = Lineage(
         source=source.name,
-        source_sha256=_digest(source),
+        source_sha256=digest(source, framework, weights),
         tool=f"camsdk.compress.importers ({framework})",
         tool_version=TOOL_VERSION,
     )
@@ -190,43 +201,45 @@ def _guess_input(model: "onnx.ModelProto") -> dict[str, Any]:
 
 
 def _read_sections(wishes: Wishes) -> dict[str, Any]:
-    document: Any = {}
+    document: dict[str, Any] = {}
     if wishes.description is not None:
-        document = _read_yaml(wishes.description)
-    if not isinstance(document, dict) or set(document) - set(_SECTIONS):
-        raise InvalidInput(
-            f"{wishes.description} has other sections than {', '.join(_SECTIONS)}",
-            "see `camctl model import --help`",
-        )
+        document = _read_description(wishes.description)
     for name in ("input", "output"):
-        section = document.get(name, {})
-        if not isinstance(section, dict):
-            raise InvalidInput(f"section {name!r} of {wishes.description} is not a mapping")
-        document[name] = {**section, **getattr(wishes, name)}
-    classes = document.get("classes", ())
+        document[name] = {**document.get(name, {}), **getattr(wishes, name)}
     if wishes.classes is not None:
         lines = _read_text(wishes.classes).splitlines()
-        classes = [line.strip() for line in lines if line.strip()]
-    if not isinstance(classes, list | tuple) or not classes:
+        document["classes"] = [line.strip() for line in lines if line.strip()]
+    if not document.get("classes"):
         raise InvalidInput(
             "an artifact needs the names of its classes", "give --classes FILE, one name a line"
         )
-    for item in classes:
-        if not isinstance(item, str):
-            raise InvalidInput(
-                f"the class {item!r} of {wishes.description} is no text",
-                'put names such as "yes", "no", "on" and "1" in quotes: YAML reads them otherwise',
-            )
-    return {**document, "classes": list(classes)}
+    return document
 
 
-def _read_yaml(path: Path) -> Any:
-    import yaml
+def _read_description(path: Path) -> dict[str, Any]:
+    from camsdk.vision.yaml_nodes import read_document
 
+    document: dict[str, Any] = {}
     try:
-        return yaml.safe_load(_read_text(path))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InvalidInput(f"{path} is not valid YAML: {error}") from error
+        sections = read_document(_read_text(path)).mapping(optional=_SECTIONS)
+        for name, section in sections.items():
+            if name == "classes":
+                document[name] = [_class_name(item) for item in section.items(at_most=_MAX_CLASSES)]
+            else:
+                document[name] = {key: item.value() for key, item in section.entries().items()}
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}: {error.message}", error.hint) from error
+    return document
+
+
+def _class_name(item: "Field") -> str:
+    try:
+        return item.text()
+    except InvalidInput as error:
+        raise item.error(
+            "is no text, and a class needs a name",
+            'put names such as "yes", "no", "on" and "1" in quotes: YAML reads them otherwise',
+        ) from error
 
 
 def _read_text(path: Path) -> str:
@@ -238,13 +251,3 @@ def _read_text(path: Path) -> str:
         raise InvalidInput(f"{path} is not UTF-8 text") from error
     except OSError as error:
         raise NotFound(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _digest(source: Path) -> str:
-    """Of a file; of a folder, over its files in order of their names."""
-    files = sorted(source.rglob("*")) if source.is_dir() else [source]
-    digest = hashlib.sha256()
-    for path in files:
-        if path.is_file() and not path.is_symlink():
-            digest.update(path.read_bytes())
-    return digest.hexdigest()

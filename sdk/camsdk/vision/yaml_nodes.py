@@ -96,6 +96,28 @@ class Field:
             raise self.error(f"is {self.node.value}, not between {low:g} and {high:g}")
         return value
 
+    def value(self) -> object:
+        """This place as plain values, for a reader that checks fields itself.
+
+        A mapping with texts as keys, a list, a text, a whole or other number, or a flag.
+        """
+        if isinstance(self.node, yaml.MappingNode):
+            return {name: field.value() for name, field in self.entries().items()}
+        if isinstance(self.node, yaml.SequenceNode):
+            return [field.value() for field in self.items(at_most=MAX_TEXT_BYTES)]
+        kind = self._kind()
+        if kind == "bool":
+            return self.flag()
+        if kind == "int":
+            return self._whole()
+        return self.number(-math.inf, math.inf) if kind == "float" else self.text()
+
+    def _whole(self) -> int:
+        try:
+            return int(self.node.value)
+        except ValueError as error:  # of another base, or of thousands of digits
+            raise self.error("is not a decimal number") from error
+
     def _kind(self) -> str:
         is_scalar = isinstance(self.node, yaml.ScalarNode)
         return self.node.tag.removeprefix(_PREFIX) if is_scalar else ""

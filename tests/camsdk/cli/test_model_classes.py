@@ -219,11 +219,11 @@ def test_names_of_classes_are_read_as_they_stand(camctl: "Camctl", tmp_path: Pat
     described = tmp_path / "names.yaml"
     start = ("model", "import", tmp_path / "one.onnx", "--decoder", "class-scores")
     rest = ("--description", described, "-o", tmp_path / "of-yaml.cam")
-    for unquoted, told in (("yes", "True"), ("1", "1"), ("2024-01-01", "datetime.date")):
+    for unquoted in ("yes", "1", "2024-01-01"):
         described.write_text(f"classes: [person, {unquoted}, bicycle]\n", encoding="utf-8")
         refused = camctl(*start, *rest)
         assert refused.code != 0
-        assert f"the class {told}" in refused.err
+        assert "line 1, classes[1] is no text" in refused.err
         assert "in quotes" in refused.err
     described.write_text('classes: ["yes", "no", "1"]\n', encoding="utf-8-sig")
     made = camctl(*start, *rest)
