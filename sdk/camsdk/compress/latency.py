@@ -8,7 +8,7 @@ The file is YAML (or JSON, which is YAML), for instance::
     skips_zeros: false          # whether the engine's time falls with the share of zeros
     ms_by_layer:                # by layer and bit width of weights
       Conv_0: {32: 0.31, 8: 0.14}
-    ns_per_mac:                 # for layers that are not listed, by operator
+    ns_per_mac:                 # for layers and widths that are not listed, by operator
       Conv: {32: 0.11, 8: 0.05}
 
 A layer of a bit width that is not listed runs in the kernels of the next larger one: on a CPU 3-bit
@@ -16,6 +16,7 @@ weights are stored in 3 bits and computed in 8.
 """
 
 import json
+import math
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -57,7 +58,7 @@ class DeviceProfile:
         device: Hardware name such as ``cpu-x86_64``.
         provenance: Whether the figures were measured on the device or come from a model of it.
         ms_by_layer: By layer name and bit width, one inference.
-        ns_per_mac: By operator and bit width, for layers that are not in ``ms_by_layer``.
+        ns_per_mac: By operator and bit width, for what is not in ``ms_by_layer``.
         skips_zeros: Whether time falls in proportion to the share of zeros.
         origin: On what processor, with what engine and when it was measured; empty if not said.
     """
@@ -81,10 +82,9 @@ class DeviceProfile:
         Raises:
             InvalidInput: Neither the layer nor its operator is listed for so many bits.
         """
-        by_bits = {**self.ms_by_layer.get(layer.name, {})}
-        if not by_bits:
-            per_mac = self.ns_per_mac.get(layer.operator, {})
-            by_bits = {bits: ns * layer.macs * 1e-6 for bits, ns in per_mac.items()}
+        per_mac = self.ns_per_mac.get(layer.operator, {})
+        by_bits = {bits: ns * layer.macs * 1e-6 for bits, ns in per_mac.items()}
+        by_bits.update(self.ms_by_layer.get(layer.name, {}))
         wide_enough = [bits for bits in by_bits if bits >= bit_width]
         if not wide_enough:
             raise InvalidInput(
@@ -239,8 +239,10 @@ def _table(path: Path, fields: Mapping[str, Any], key: str) -> dict[str, dict[in
         }
     except (AttributeError, TypeError, ValueError) as error:
         raise InvalidInput(f"{path}: {key} is no table of bits and times", str(error)) from error
-    if any(value < 0 for row in table.values() for value in row.values()):
-        raise InvalidInput(f"{path}: {key} has a time below 0")
+    if not all(0 <= value < math.inf for row in table.values() for value in row.values()):
+        raise InvalidInput(
+            f"{path}: {key} has a time that is below 0 or not finite", "leave out what is unknown"
+        )
     return table
 
 

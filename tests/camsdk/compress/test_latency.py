@@ -89,6 +89,13 @@ def test_unlisted_layers_are_predicted_from_their_operator() -> None:
         PROFILE.predict_ms(linear, 4)
 
 
+def test_an_operators_kernel_of_fewer_bits_goes_before_a_layers_own_of_more() -> None:
+    profile = replace(PROFILE, ns_per_mac={"Conv": {4: 0.05, 8: 0.1, 32: 0.3}})
+    assert [profile.predict_ms(LAYER, bits) for bits in (3, 4, 5)] == pytest.approx([0.1, 0.1, 0.5])
+    hidden = replace(PROFILE, ms_by_layer={"first": {8: 0.5}})
+    assert hidden.predict_ms(LAYER, 32) == pytest.approx(0.6)
+
+
 @pytest.mark.parametrize(("skips_zeros", "expected"), [(False, 0.5), (True, 0.125)])
 def test_zeros_save_time_only_where_the_engine_skips_them(
     skips_zeros: bool, expected: float
@@ -119,6 +126,8 @@ def test_json_is_read_too(tmp_path: Path) -> None:
         ("{device: d, provenance: model, ns_per_mac: {Conv: 3}}", "ns_per_mac"),
         ("{device: d, provenance: model, ms_by_layer: {c: {8: fast}}}", "ms_by_layer"),
         ("{device: d, provenance: model, ms_by_layer: {c: {8: -1}}}", "below 0"),
+        ("{device: d, provenance: model, ms_by_layer: {c: {8: .nan}}}", "not finite"),
+        ("{device: d, provenance: model, ns_per_mac: {Conv: {8: .inf}}}", "not finite"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
