@@ -42,7 +42,12 @@ ActivationBitsOption = Annotated[
     int, typer.Option("--activation-bits", min=2, max=8, help="Of what flows between layers.")
 ]
 CodesOption = Annotated[
-    Codes, typer.Option("--codes", help="Spacing of the weights' codes; power-of-two up to 4 bits.")
+    Codes,
+    typer.Option(
+        "--codes",
+        help="Spacing of the weights' codes; power-of-two up to 4 bits, under a budget that finds "
+        "bits in the layers that get no more.",
+    ),
 ]
 RoundingOption = Annotated[
     Rounding,

@@ -35,6 +35,9 @@ _AS_INT8: Final = 7
 _SEARCHED_BITS: Final = (2, 3, 4, 6, 8)
 _SEARCHED_SPARSITIES: Final = (0.0, 0.5, 0.75, 0.9)
 
+_RULES_OF_DATA: Final = ("best", "mean")
+"""Rules of ranges that come to ``extreme`` on inputs that are made up."""
+
 _PRECONDITIONS: Final[Mapping[str, str]] = {
     "learning_rate": "training",
     "batch_size": "training",
@@ -148,11 +151,9 @@ class Wishes:
         }
         for name, precondition in _PRECONDITIONS.items():
             if getattr(self, name) is not None and not holds[precondition]:
-                lacking, hint = _LACKING[precondition]
-                option = "--" + name.replace("_", "-")
-                raise InvalidInput(
-                    f"{option} would have no effect: {lacking}", f"leave it out, or {hint}"
-                )
+                raise _without_effect("--" + name.replace("_", "-"), precondition)
+        if self.range_rule in _RULES_OF_DATA and not self.has_data:
+            raise _without_effect(f"--range-rule {self.range_rule}", "data")
 
     def _quantization(self) -> "QuantizeOptions":
         from camsdk.compress.options import (
@@ -163,13 +164,26 @@ class Wishes:
             WeightOptions,
         )
 
-        width = self._stored(DEFAULT_BITS if self.bits is None else self.bits)
         range_rule = self.range_rule or ActivationOptions().range_rule
         return QuantizeOptions(
-            WeightOptions(CodeSet(width, self.codes)),
+            WeightOptions(CodeSet(self._width(), self.codes)),
             ActivationOptions(self.activation_bits, range_rule),
             layers={layer: LayerOptions(None, None) for layer in self.float_layers},
             rounding=self.rounding,
+        )
+
+    def _width(self) -> int:
+        """Of the weights that nothing else decides about."""
+        from camsdk.compress.options import MAX_POWER_OF_TWO_BITS
+
+        width = self._stored(DEFAULT_BITS if self.bits is None else self.bits)
+        if self.codes == "uniform" or width <= MAX_POWER_OF_TWO_BITS:
+            return width
+        if self.bits is None and (self.max_bytes, self.max_ms) != (None, None):
+            return MAX_POWER_OF_TWO_BITS  # layers with more are uniform
+        raise InvalidInput(
+            f"{self.codes} codes have {MAX_POWER_OF_TWO_BITS} bits at the most, not {width}",
+            f"give --bits 1 to {MAX_POWER_OF_TWO_BITS}, or leave --codes out",
         )
 
     def _pruning(self, sparsity: float, granularity: "PruneGranularity") -> "PruneOptions":
@@ -248,6 +262,11 @@ class Wishes:
         widths = tuple(dict.fromkeys(self._stored(width) for width in bits))
         shares = _SEARCHED_SPARSITIES if self.sparsity is None else (self.sparsity,)
         return Budget(kind, float(given[kind] or 0), device, widths, shares)
+
+
+def _without_effect(option: str, precondition: str) -> InvalidInput:
+    lacking, hint = _LACKING[precondition]
+    return InvalidInput(f"{option} would have no effect: {lacking}", f"leave it out, or {hint}")
 
 
 def parse_granularity(text: str) -> "PruneGranularity":

@@ -237,7 +237,7 @@ def _made(
     if options.train is not None:
         demand("torch", "torch_pruning")
         folder = wishes.work or cache_folder("trainings")
-    times = _profile(draft, wishes) if wishes.max_ms else None
+    times = None if wishes.max_ms is None else _profile(draft, wishes)
     with bar(output, "compressing") as meter:
         try:
             return compressing.compress(

@@ -197,6 +197,11 @@ def test_artifacts_are_cam_files(
         ("--work kept", "neither a training nor a budget of time", "--max-ms"),
         ("--calibration 4", "--calibration would have no effect: there is no data", "--data"),
         ("--importance taylor-1 --sparsity 0.5", "no filters are removed", "--granularity filter"),
+        ("--range-rule mean", "--range-rule mean would have no effect: there is no data", "--data"),
+        ("--range-rule best", "--range-rule best would have no effect: there is no data", "--data"),
+        ("--codes power-of-two", "codes have 4 bits at the most, not 7", "--bits 1 to 4"),
+        ("--codes power-of-two --max-macs 9e6", "codes have 4 bits at the most, not 7", "--bits"),
+        ("--codes power-of-two --max-bytes 9000 --bits 6", "4 bits at the most, not 6", "--bits"),
     ],
 )
 def test_options_that_do_not_go_together_say_what_does(
@@ -208,6 +213,33 @@ def test_options_that_do_not_go_together_say_what_does(
     assert error["reason"] == "invalid-input"
     assert message in error["message"]
     assert hint in error["hint"]
+
+
+@pytest.mark.usefixtures("only_our_own_engine")
+def test_powers_of_two_go_with_a_budget_in_the_layers_that_get_so_few_bits(
+    camctl: "Camctl", small: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "made.cam"
+    asked = ("--max-bytes", "4600", "--sparsity", "0", "--codes", "power-of-two")
+    made = camctl("model", "compress", small, *asked, "-o", out, "--json").json
+    assert made["packed_bytes"] <= 4600
+    told = read_unverified(out.read_bytes()).manifest.lineage.options
+    assert (told["weight_bits"], told["weight_codes"]) == ("4", "power-of-two")
+    layers = {
+        layer["name"]: layer for layer in json.loads(out.with_suffix(".json").read_text())["layers"]
+    }
+    assert {layers[name]["bit_width"] for name in ("conv0", "conv2")} == {7, 3}
+    codes = layers["conv2"]["codes"]
+    assert (codes["low"], codes["high"]) == (-4, 4)
+    assert [bool(count) for count in codes["counts"][4:]] == [True, True, True, False, True]
+
+
+def test_no_time_at_all_is_a_budget_of_time(camctl: "Camctl", small: Path, tmp_path: Path) -> None:
+    profile = tmp_path / "device.yaml"
+    profile.write_text("{device: npu-x1, provenance: model, ns_per_mac: {Conv: {8: 1.0}}}")
+    budget = ("--max-ms", "0", "--device", "npu-x1", "--profile", profile)
+    error = camctl("model", "compress", small, *budget, "--json").json["error"]
+    assert error["message"] == "0 ms cannot be reached: all choices of bits and zeros cost the same"
 
 
 def test_a_training_without_torch_names_the_extra(
