@@ -177,10 +177,11 @@ class _Child:
             bufsize=1,
         )
         self._timer = threading.Timer(_TIMEOUT_S, self._process.kill)
-        self._timer.start()
+        self._timer.daemon = True  # the end of this process does not wait for it
         try:
+            self._timer.start()
             self.version = self._read()
-        except RuntimeFailure:
+        except BaseException:  # Ctrl-C, too: an engine may take seconds to start
             self._close()
             raise
 

@@ -1,13 +1,21 @@
 """Times are medians of what ran; what did not run says why."""
 
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
-from camsdk.compress import engines
+from camsdk.compress import engines, timing_child
 from camsdk.compress.engines import Entry, is_installed, time_engines
 from camsdk.compress.mnn import MnnOptions, export_mnn
 from support import models
@@ -60,6 +68,58 @@ def test_what_cannot_be_timed_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_installed("OpenVINO")
     (gone,) = time_engines([Entry("OpenVINO", "float", b"")], TENSOR)
     assert gone == engines.Timing("OpenVINO", "float", reason="not installed")
+
+
+def test_nothing_is_left_of_an_engine_whose_start_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[subprocess.Popen[str]] = []
+
+    class Silent(subprocess.Popen[str]):
+        """Says nothing, until it is killed."""
+
+        def __init__(self, command: list[str], **options: Any) -> None:
+            super().__init__([sys.executable, "-c", "import sys; sys.stdin.read()"], **options)
+            started.append(self)
+
+    def interrupted(child: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(engines, "is_installed", lambda _: True)
+    monkeypatch.setattr(engines.subprocess, "Popen", Silent)
+    monkeypatch.setattr(engines._Child, "_read", interrupted)
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        time_engines([Entry("MNN", "float", b"model")], TENSOR)
+    assert started[0].returncode is not None
+    assert not list(tmp_path.iterdir())
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_openvino_computes_in_float(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its default is bf16 where the processor has it, which this one may not."""
+    given: dict[str, object] = {}
+
+    class Core:
+        def read_model(self, content: bytes) -> bytes:
+            return content
+
+        def compile_model(
+            self, model: bytes, device: str, config: Mapping[str, object]
+        ) -> SimpleNamespace:
+            given.update(config)
+            request = SimpleNamespace(infer=lambda tensors: tensors)
+            return SimpleNamespace(create_infer_request=lambda: request)
+
+    monkeypatch.setitem(sys.modules, "openvino_telemetry", None)
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=Core))
+    (tmp_path / "model").write_bytes(b"model")
+    run = timing_child.openvino(str(tmp_path / "model"), TENSOR)
+    run()
+    assert given["INFERENCE_PRECISION_HINT"] == "f32"
 
 
 @pytest.mark.slow
