@@ -134,8 +134,9 @@ def _rounding(draft: "Draft", model: "onnx.ModelProto", inputs: "Sequence[Array]
     from camsdk.compress.sessions import Session
 
     own, unrounded = Session(draft.model), Session(model.SerializeToString())
+    pairs = [(own.infer(tensor), unrounded.infer(tensor)) for tensor in inputs]
     return max(
-        relative_error(np.asarray(value), np.asarray(unrounded.infer(tensor)[name]))
-        for tensor in inputs
-        for name, value in own.infer(tensor).items()
+        relative_error(np.asarray(value), np.asarray(plain[name]))
+        for rounded, plain in pairs
+        for name, value in rounded.items()
     )

@@ -132,7 +132,8 @@ def export_mnn(
         listed = work.layers(arguments, asked, options.weight_bits)
         small = work.convert("quantized.mnn", [*arguments, *listed.arguments])
         usual = _usual_bits(model, options.weight_bits, listed.bits_of)
-        error = work.compare(small, options.max_relative_error or ERROR_BY_BITS[usual])
+        limit = options.max_relative_error
+        error = work.compare(small, ERROR_BY_BITS[usual] if limit is None else limit)
         missed = tuple(sorted({layer for layer, _ in asked.values()} - set(listed.bits_of)))
         content = small.read_bytes()
         return MnnExport(content, error, float_error, usual, listed.most_bits, missed)
@@ -340,8 +341,12 @@ class _Workplace:
 
 
 def relative_error(actual: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """L2 norm of the difference over that of ``wanted``; infinite where shapes or NaN differ."""
-    if actual.shape != wanted.shape or not np.isfinite(actual).all():
+    """L2 norm of the difference over that of ``wanted``.
+
+    Infinite where shapes differ or either is not finite, so that it can be compared.
+    """
+    is_finite = np.isfinite(actual).all() and np.isfinite(wanted).all()
+    if actual.shape != wanted.shape or not is_finite:
         return float("inf")
     difference = float(np.linalg.norm(actual.astype(np.float64) - wanted))
     return difference / max(float(np.linalg.norm(wanted.astype(np.float64))), 1e-12)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +13,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from camsdk.artifact.bundle import pack
+from camsdk.cli.model_export import _rounding
 from camsdk.compress.codes import project
 from camsdk.compress.graph.qdq import ActivationRange, emit_qdq
 from camsdk.compress.mnn import from_quantized, layer_bits
 from camsdk.compress.options import CodeSet
+from camsdk.compress.packaging import Draft
+from camsdk.compress.sessions import Session
 from support.artifacts import make_manifest
 
 if TYPE_CHECKING:
@@ -199,3 +203,31 @@ def test_layers_in_float_do_not_get_the_bits_of_codes(camctl: "Camctl", tmp_path
     made = camctl("model", "export", draft, "--to", "mnn", "-o", out, "--json").json
     assert (made["weight_bits"], made["most_bits_of_a_layer"]) == (2, 8)
     assert made["relative_error"] < 0.02
+
+
+def test_the_rounding_runs_each_model_once_for_each_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[bytes] = []
+
+    class Counted(Session):
+        """Remembers what ran."""
+
+        def __init__(self, model: bytes) -> None:
+            super().__init__(model)
+            self._model = model
+
+        def infer(self, tensor: np.ndarray) -> Mapping[str, np.ndarray]:
+            runs.append(self._model)
+            return super().infer(tensor)
+
+    monkeypatch.setattr("camsdk.compress.sessions.Session", Counted)
+    model = network()
+    for name in ("second", "third"):
+        node = helper.make_node("Conv", ["x", "w"], [name], name, strides=[2, 2])
+        model.graph.node.append(node)
+        info = helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 64, 15, 15])
+        model.graph.output.append(info)
+    members = {"canary.npz": b"canary", "model.onnx": model.SerializeToString()}
+    draft = Draft(make_manifest(members), members)
+    inputs = [np.ones((1, 3, 32, 32), np.float32), np.zeros((1, 3, 32, 32), np.float32)]
+    assert _rounding(draft, model, inputs) == 0
+    assert len(runs) == 4

@@ -132,6 +132,21 @@ def test_a_file_that_differs_is_an_error() -> None:
         export_mnn(network(), inputs(), MnnOptions(weight_bits=2, max_relative_error=0.01))
 
 
+def test_no_distance_at_all_is_a_limit_too() -> None:
+    with pytest.raises(UnsupportedModel, match="over 0"):
+        export_mnn(network(), inputs(), MnnOptions(max_relative_error=0.0))
+
+
+def test_what_is_not_finite_is_infinitely_far() -> None:
+    """An error that is NaN would be lost in the largest of several."""
+    fine = np.ones(3, np.float32)
+    for value in (np.nan, np.inf, -np.inf):
+        odd = np.array([1, value, 1], np.float32)
+        for actual, wanted in ((odd, fine), (fine, odd), (odd, odd)):
+            assert mnn.relative_error(actual, wanted) == np.inf
+    assert mnn.relative_error(2 * fine, fine) == pytest.approx(1)
+
+
 def test_a_model_that_mnn_cannot_convert_is_an_error() -> None:
     model = models.make_model([helper.make_node("Hardmax", ["x"], ["y"])], [4])
     with pytest.raises(UnsupportedModel, match=r"cannot convert the model: .*Not Support"):
