@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from camsdk.cli.drafts import check_writable
 from camsdk.cli.moments import show_moment
 from camsdk.cli.output import Output
 from camsdk.cli.profile import Cloud, DataOption, JsonOption, cloud_command, is_typed
-from camsdk.errors import ArtifactRefused, InvalidInput, NotFound, ResourceExhausted
+from camsdk.errors import AlreadyExists, ArtifactRefused, InvalidInput, NotFound, ResourceExhausted
 from camsdk.files import write_atomic
 
 if TYPE_CHECKING:
@@ -146,7 +147,8 @@ def _renamed(data: bytes, name: str | None, version: int | None) -> bytes:
 def show(cloud: Cloud, model: ModelArgument, trust: TrustOption = None) -> None:
     """Shows what a bundle or a release holds, and whether its signature can be trusted."""
     path = Path(model)
-    if path.suffix == ".cam" or path.exists():
+    # A folder may well be called like a model of the registry.
+    if path.suffix == ".cam" or (path.exists() and not path.is_dir()):
         _show_file(cloud.out, path, trust or [])
         return
     if trust:
@@ -236,7 +238,6 @@ def _limits(manifest: "Manifest") -> str:
 
 
 def _key_path(given: Path | None, data_dir: Path | None, *, is_created: bool) -> Path:
-    from camsdk.artifact import keys
     from camsdk.client.profiles import embedded_data_dir
 
     path = given or (data_dir or embedded_data_dir()) / "keys" / "signing.key"
@@ -246,10 +247,30 @@ def _key_path(given: Path | None, data_dir: Path | None, *, is_created: bool) ->
         raise NotFound(f"there is no key {path}", _WHICH_KEY)
     if given is None:
         raise InvalidInput("--create-key needs --key", "say where the new key shall be")
-    key = keys.generate_signing_key()
-    keys.save_private_key(key, path)
-    keys.save_public_key(keys.public_bytes(key), path.with_name(path.name + ".pub"))
+    _create_key(path)
     return path
+
+
+def _create_key(path: Path) -> None:
+    """Both halves, or neither: a private key beside another's public one would mislead."""
+    from camsdk.artifact import keys
+
+    public = path.with_name(path.name + ".pub")
+    if public.exists():
+        raise AlreadyExists(
+            f"there is {public}, the public half of another key",
+            "name another place with --key, or move it away",
+        )
+    check_writable(path, "--key")
+    key = keys.generate_signing_key()
+    try:
+        keys.save_private_key(key, path)
+        keys.save_public_key(keys.public_bytes(key), public)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise InvalidInput(
+            f"the key {path} cannot be written: {error.strerror}", "name another place with --key"
+        ) from error
 
 
 def _read(path: Path) -> bytes:

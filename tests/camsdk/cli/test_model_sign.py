@@ -1,6 +1,8 @@
+import errno
 import json
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from typer.testing import CliRunner
@@ -8,8 +10,12 @@ from typer.testing import CliRunner
 from camsdk.artifact import keys
 from camsdk.artifact.bundle import open_bundle, read_unverified
 from camsdk.cli.model import app
-from camsdk.errors import DataCorrupted, InvalidInput, NotFound, PermissionDenied
+from camsdk.errors import AlreadyExists, DataCorrupted, InvalidInput, NotFound, PermissionDenied
 from support.artifacts import make_bundle
+from support.fake_api import FakeCloud
+
+if TYPE_CHECKING:
+    from conftest import Camctl
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -112,6 +118,41 @@ def test_a_new_key_is_made_only_when_asked_for(draft: Path, tmp_path: Path) -> N
     made = path.read_bytes()
     assert run("sign", draft, "--key", path, "--create-key")[0] == 0
     assert path.read_bytes() == made
+
+
+def test_a_new_key_has_both_halves_or_is_not_made(
+    draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsigned = draft.read_bytes()
+    with pytest.raises(InvalidInput, match=r"there is no folder .*gone"):
+        run("sign", draft, "--key", tmp_path / "gone" / "x.key", "--create-key")
+    path, public = tmp_path / "x.key", tmp_path / "x.key.pub"
+    public.write_text("of another key")
+    for _ in range(2):
+        with pytest.raises(AlreadyExists, match=r"x\.key\.pub, the public half of another key"):
+            run("sign", draft, "--key", path, "--create-key")
+        assert not path.exists()
+    public.unlink()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(keys, "save_public_key", full)
+    with pytest.raises(InvalidInput, match="No space left"):
+        run("sign", draft, "--key", path, "--create-key")
+    assert not path.exists()
+    assert draft.read_bytes() == unsigned
+
+
+def test_a_folder_does_not_hide_a_model_of_its_name(
+    camctl: "Camctl", cloud: FakeCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bundle.cam").write_bytes(make_bundle(keys.generate_signing_key()))
+    assert camctl("model", "push", tmp_path / "bundle.cam").code == 0
+    (tmp_path / "tiny:1").mkdir()
+    monkeypatch.chdir(tmp_path)
+    shown = camctl("model", "show", "tiny:1", "--json")
+    assert shown.code == 0, shown.err
 
 
 def test_the_default_key_is_the_embedded_clouds(
