@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
+from camproto.v1 import api_pb2
 from camsdk.artifact import keys
 from camsdk.artifact.bundle import open_bundle, read_unverified
 from camsdk.cli.model import app
@@ -147,12 +148,15 @@ def test_a_new_key_has_both_halves_or_is_not_made(
 def test_a_folder_does_not_hide_a_model_of_its_name(
     camctl: "Camctl", cloud: FakeCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "bundle.cam").write_bytes(make_bundle(keys.generate_signing_key()))
-    assert camctl("model", "push", tmp_path / "bundle.cam").code == 0
-    (tmp_path / "tiny:1").mkdir()
+    manifest = read_unverified(make_bundle(None)).manifest
+    cloud.state.models["tiny"] = api_pb2.Model(
+        name="tiny", version="1", digest="d" * 64, manifest_json=manifest.to_bytes().decode()
+    )
+    (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
-    shown = camctl("model", "show", "tiny:1", "--json")
+    shown = camctl("model", "show", "tiny")
     assert shown.code == 0, shown.err
+    assert "d" * 64 in shown.out
 
 
 def test_the_default_key_is_the_embedded_clouds(
