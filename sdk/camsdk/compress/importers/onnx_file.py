@@ -16,10 +16,10 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from camsdk.compress.importers.given_shapes import check_names, lacks_shape
-from camsdk.compress.importers.onnx_emitter import IR_VERSION, OPSET
+from camsdk.compress.importers.onnx_fidelity import check_same
 from camsdk.compress.importers.onnx_inlining import constant_of, inline
+from camsdk.compress.importers.onnx_opsets import opset_of, to_opset
 from camsdk.compress.importers.runnable import (
-    CHECKER_ERRORS,
     ELEMENT_BITS,
     MAX_TENSOR_ELEMENTS,
     read_limited,
@@ -27,14 +27,6 @@ from camsdk.compress.importers.runnable import (
     with_shapes,
 )
 from camsdk.errors import DataCorrupted, InvalidInput, ResourceExhausted, UnsupportedModel
-
-OLDEST_OPSET: Final = 7
-"""onnx.version_converter knows the operators of a network from here on."""
-
-NEWEST_OPSET: Final = 26
-"""The newest that stays as it is when ONNX cannot convert it down."""
-
-NEWEST_IR: Final = 10
 
 MAX_NODES: Final = 100_000
 MAX_RANK: Final = 8
@@ -89,10 +81,35 @@ def import_onnx_file(
     if not model.HasField("graph") or not model.graph.node:
         raise DataCorrupted(f"{path} holds no ONNX graph", "it may be truncated")
     try:
-        return normalise(model, input_shapes=input_shapes)
+        made = normalise(model, input_shapes=input_shapes)
+        check_same(_in_float32(data), made)
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError) as error:
         # Such as a name that is no text: protobuf hands it out as bytes.
         raise DataCorrupted(f"{path} holds a malformed graph: {error}") from error
+    return made
+
+
+def _in_float32(data: bytes) -> bytes:
+    """A model file as it is, unless it computes in another precision."""
+    model = onnx.ModelProto.FromString(data)
+    if _WIDE.isdisjoint(_element_types(model.graph)):
+        return data
+    inline(model.graph, opset_of(model))
+    _to_float32(model.graph)
+    del model.graph.value_info[:]
+    return model.SerializeToString()
+
+
+def _element_types(graph: onnx.GraphProto) -> Iterator[int]:
+    """Of all that is stored, declared or cast to, in branches too."""
+    yield from (info.type.tensor_type.elem_type for info in [*graph.input, *graph.output])
+    yield from (tensor.data_type for tensor in _tensors(graph))
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("to", "dtype"):
+                yield attribute.i
+            if attribute.HasField("g"):
+                yield from _element_types(attribute.g)
 
 
 def normalise(
@@ -100,12 +117,12 @@ def normalise(
 ) -> onnx.ModelProto:
     """As ``import_onnx_file``, of a model in memory, which is changed."""
     check_safe(model)
-    inline(model.graph, _opset(model))
+    inline(model.graph, opset_of(model))
     _constants_to_initializers(model.graph)
     _drop_stored_inputs(model.graph)
     _to_float32(model.graph)
     _fix_inputs(model.graph, input_shapes or {})
-    model = _to_opset(model)
+    model = to_opset(model)
     del model.metadata_props[:], model.training_info[:]
     return runnable(_with_shapes(model))
 
@@ -280,60 +297,6 @@ def _chosen_shape(
             "a 0 there is free, everything else is fixed by the model",
         )
     return shape
-
-
-def _to_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    version = _opset(model)
-    if not OLDEST_OPSET <= version <= NEWEST_OPSET:
-        raise UnsupportedModel(
-            f"the model has opset {version}, opsets {OLDEST_OPSET} to {NEWEST_OPSET} are taken",
-            f"export it with opset {OPSET}",
-        )
-    _check_known(model.graph, version)
-    del model.opset_import[:]
-    model.opset_import.append(helper.make_opsetid("", version))
-    # An old file promises that initializers are inputs, on which the converter insists.
-    model.ir_version = max(min(model.ir_version, NEWEST_IR), 4)
-    if version != OPSET:
-        try:
-            converted = onnx.version_converter.convert_version(model, OPSET)
-            onnx.checker.check_model(converted, full_check=True)
-        except CHECKER_ERRORS as error:
-            if version < OPSET:
-                raise UnsupportedModel(
-                    f"opset {version} cannot be converted to {OPSET}: {error}",
-                    f"export the model with opset {OPSET}",
-                ) from error
-            return model
-        model = converted
-    model.ir_version = IR_VERSION
-    return model
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    versions = {opset.domain: opset.version for opset in model.opset_import}
-    return versions.get("", versions.get("ai.onnx", 0))
-
-
-def _check_known(graph: onnx.GraphProto, version: int) -> None:
-    """Every node is an operator of ONNX and reads what was made before it."""
-    made = (
-        {info.name for info in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
-    )
-    for node in graph.node:
-        label = f"node {node.name or ''.join(node.output[:1])!r}"
-        try:
-            onnx.defs.get_schema(node.op_type, version, "")
-        except onnx.defs.SchemaError as error:
-            raise UnsupportedModel(
-                f"{label}: opset {version} has no operator {node.op_type!r}"
-            ) from error
-        absent = [name for name in node.input if name not in made]
-        if absent:
-            raise UnsupportedModel(
-                f"{label} ({node.op_type}) reads {absent[0]!r}, which nothing before it makes"
-            )
-        made.update(node.output)
 
 
 def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
