@@ -34,7 +34,8 @@ import yaml
 from camsdk.artifact.hardware import processor
 from camsdk.compress.codes import CodedTensor
 from camsdk.compress.graph.layers import LAYER_OPERATORS, Layer, list_layers
-from camsdk.errors import InvalidInput
+from camsdk.compress.sessions import ENGINE_FAILURES
+from camsdk.errors import InvalidInput, RuntimeFailure
 from camsdk.files import write_atomic
 
 FLOAT_BITS: Final = 32
@@ -181,6 +182,7 @@ def profile_layers(model: onnx.ModelProto, *, runs: int = 20) -> dict[str, float
 
     Raises:
         InvalidInput: The model's input shape is not static.
+        RuntimeFailure: It cannot be loaded or run.
     """
     given = model.graph.input[0]
     dims = [dim.dim_value for dim in given.type.tensor_type.shape.dim]
@@ -193,11 +195,14 @@ def profile_layers(model: onnx.ModelProto, *, runs: int = 20) -> dict[str, float
         options.log_severity_level = 3
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        for _ in range(runs + 2):
-            session.run(None, feeds)
+        try:
+            session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+            for _ in range(runs + 2):
+                session.run(None, feeds)
+        except ENGINE_FAILURES as error:
+            raise RuntimeFailure(f"the model cannot be timed: {error}") from error
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     return _times(events, _aliases(model), runs)
 

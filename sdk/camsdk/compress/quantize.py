@@ -31,7 +31,8 @@ from onnxruntime import quantization
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from camsdk.compress.graph.qdq import QUANTIZED_OPERATORS
-from camsdk.errors import InvalidInput
+from camsdk.compress.sessions import ENGINE_FAILURES
+from camsdk.errors import InvalidInput, RuntimeFailure
 
 Array = NDArray[np.generic]
 
@@ -119,6 +120,7 @@ def quantize_int8(
 
     Raises:
         InvalidInput: No calibration inputs, or a layer to leave in float does not exist.
+        RuntimeFailure: The model cannot be loaded, or not run on these inputs.
     """
     names = {node.name for node in model.graph.node}
     unknown = set(options.float_layers) - names
@@ -134,7 +136,10 @@ def quantize_int8(
     reader = _Reader(model.graph.input[0].name, chain([first], inputs), on_input)
     with tempfile.TemporaryDirectory(prefix="camsdk-quantize-") as folder:
         path = Path(folder) / "int8.onnx"
-        quantization.quantize_static(source, path, reader, **_arguments(options))
+        try:
+            quantization.quantize_static(source, path, reader, **_arguments(options))
+        except ENGINE_FAILURES as error:
+            raise RuntimeFailure(f"the model cannot be calibrated: {error}") from error
         result = onnx.load(str(path))
     del result.metadata_props[:]
     onnx.checker.check_model(result, full_check=True)

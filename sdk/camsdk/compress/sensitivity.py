@@ -20,9 +20,9 @@ from camsdk.compress.options import (
     PruneGranularity,
     WeightOptions,
 )
-from camsdk.compress.sessions import Array
+from camsdk.compress.sessions import ENGINE_FAILURES, Array
 from camsdk.compress.sparsity import find_masks
-from camsdk.errors import InvalidInput
+from camsdk.errors import InvalidInput, RuntimeFailure
 
 Floats = NDArray[np.float32]
 
@@ -112,7 +112,8 @@ def measure_sensitivity(
         the outputs.
 
     Raises:
-        InvalidInput: There are no inputs, or they do not fit.
+        InvalidInput: There are no inputs.
+        RuntimeFailure: The model cannot be loaded, or not run on these inputs.
     """
     inputs = list(calibration_inputs)
     if not inputs:
@@ -191,6 +192,7 @@ def measure_coded_layers(
 
     Raises:
         InvalidInput: There are no inputs.
+        RuntimeFailure: The model cannot be loaded, or not run on these inputs.
     """
     if not inputs:
         raise InvalidInput("there are no inputs to measure layers on", "give at least one")
@@ -239,13 +241,19 @@ class _Overridable:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except ENGINE_FAILURES as error:
+            raise RuntimeFailure(f"the model cannot be loaded: {error}") from error
         self._input = self._session.get_inputs()[0].name
 
     def run(self, tensor: Array, overrides: Mapping[str, Floats]) -> list[Floats]:
-        outputs: list[Floats] = self._session.run(None, {self._input: tensor, **overrides})
+        try:
+            outputs: list[Floats] = self._session.run(None, {self._input: tensor, **overrides})
+        except ENGINE_FAILURES as error:
+            raise RuntimeFailure(f"the model cannot be run: {error}") from error
         return outputs
 
 

@@ -19,7 +19,7 @@ from camsdk.compress.latency import (
     save_profile,
 )
 from camsdk.compress.options import CodeSet
-from camsdk.errors import InvalidInput
+from camsdk.errors import InvalidInput, RuntimeFailure
 
 LAYER = Layer("first", "Conv", "w", None, (8, 8, 3, 3), 0, 1, "x", "y", 2_000_000)
 PROFILE = DeviceProfile(
@@ -172,3 +172,10 @@ def test_a_dynamic_input_is_refused() -> None:
     dynamic.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
     with pytest.raises(InvalidInput, match="static shape"):
         profile_layers(dynamic)
+
+
+def test_a_model_that_the_engine_cannot_load_is_a_failure_of_the_model() -> None:
+    unknown = model()
+    unknown.graph.node[1].op_type = "Nonsense"
+    with pytest.raises(RuntimeFailure, match=r"cannot be timed: .*Nonsense"):
+        profile_layers(unknown)

@@ -122,3 +122,8 @@ def test_a_model_that_does_not_load_or_run_is_a_runtime_failure() -> None:
     session = Session(small_network().SerializeToString())
     with pytest.raises(RuntimeFailure, match="run"):
         session.infer(np.zeros((1, 5, 12, 12), np.float32))
+
+
+def test_inputs_that_do_not_fit_are_a_failure_of_the_model() -> None:
+    with pytest.raises(RuntimeFailure, match=r"cannot be calibrated: .*nvalid dimensions"):
+        quantize_int8(small_network(), [inputs(1)[0][..., :-1]])

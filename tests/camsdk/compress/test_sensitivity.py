@@ -20,7 +20,7 @@ from camsdk.compress.sensitivity import (
     predict_bytes,
     predict_float_bytes,
 )
-from camsdk.errors import InvalidInput
+from camsdk.errors import InvalidInput, RuntimeFailure
 
 RNG = np.random.default_rng(0)
 FIRST = RNG.normal(size=(6, 3, 3, 3)).astype(np.float32)
@@ -193,3 +193,13 @@ def test_compressed_weights_have_the_zeros_asked_for(bits: int, sparsity: float)
     assert np.mean(values == 0) >= sparsity - 0.5 / FIRST.size
     smallest_kept = np.abs(FIRST[values != 0]).min()
     assert np.sort(np.abs(FIRST).ravel())[round(sparsity * FIRST.size)] <= smallest_kept
+
+
+def test_what_the_engine_cannot_do_is_a_failure_of_the_model() -> None:
+    layers, misfit = list_layers(model()), [INPUTS[0][..., :-1]]
+    with pytest.raises(RuntimeFailure, match=r"cannot be run: .*nvalid dimensions"):
+        measure_sensitivity(model(), layers, [LayerChoice(4)], misfit)
+    unknown = model()
+    unknown.graph.node[1].op_type = "Nonsense"
+    with pytest.raises(RuntimeFailure, match=r"cannot be loaded: .*Nonsense"):
+        measure_sensitivity(unknown, layers, [LayerChoice(4)], INPUTS)
