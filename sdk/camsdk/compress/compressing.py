@@ -343,7 +343,14 @@ class _Run:
         durations = dict(self._steps.durations)
         with self._steps.phase("measure"):
             facts = collect_facts(
-                material.source, draft, optimised, best.made, agreement, durations, inputs=few
+                material.source,
+                draft,
+                optimised,
+                best.made,
+                agreement,
+                durations,
+                few,
+                is_synthetic=material.footage is None,
             )
         facts = replace(facts, resumed=tuple(dict.fromkeys(self._resumed)))
         facts = _of_training(facts, candidates, choice)
@@ -358,9 +365,9 @@ def _of_training(facts: RunFacts, candidates: Mapping[Way, Candidate], choice: C
     if "training" not in candidates:
         return facts
     told = {
-        f"{figure.title}, {way}, on the frames to choose by": figure.value
+        f"{figure.title}, {way}": figure.value
         for way, of in choice.agreements.items()
         for figure in of.measured
     }
     history = {"loss": candidates["training"].made.history}
-    return replace(facts, accuracy={**facts.accuracy, **told}, history=history)
+    return replace(facts, accuracy_of_choice=told, history=history)

@@ -17,7 +17,7 @@ from camsdk.compress import candidates, compressing
 from camsdk.compress.agreement import evaluate
 from camsdk.compress.choosing import Choice
 from camsdk.compress.compressing import Compressed, compress
-from camsdk.compress.footage import Footage, open_footage
+from camsdk.compress.footage import Footage, choose_frames, open_footage
 from camsdk.compress.graph.layers import constants, list_layers
 from camsdk.compress.latency import DeviceProfile, load_profile
 from camsdk.compress.options import (
@@ -143,9 +143,20 @@ def test_the_way_is_chosen_on_frames_that_the_result_is_not_measured_on(
     told = manifest.lineage.options
     assert (told["kept"], told["kept_because"]) == (made.choice.kept, made.choice.reason)
     assert (told["train_epochs"], told["sparsity"]) == ("12", "0.5")
-    told_of = "AP50 against float, all, rounding, on the frames to choose by"
-    assert facts.accuracy[told_of] == scores["rounding"]
+    told_of = facts.accuracy_of_choice
+    assert told_of["AP50 against float, all, rounding"] == scores["rounding"]
+    assert told_of["AP50 against float, all, training"] == scores["training"]
+    assert facts.accuracy.keys() == {f.title for f in made.agreement.measured}
     assert len(facts.history["loss"]) == 12
+
+
+def test_frames_are_not_called_made_up_where_none_are_left_to_evaluate_on(clip: Path) -> None:
+    footage, split = choose_frames(open_footage(clip), calibration=4, evaluation=4)
+    split = replace(split, evaluation=())
+    made = compress(small_detector(), footage, ROUNDED, split=split)
+    assert made.agreement is None
+    assert made.facts.probe_inputs == "4 calibration frames"
+    assert compress(small_detector(), None, ROUNDED).facts.probe_inputs == "4 made-up pictures"
 
 
 def test_what_was_trained_is_compared_with_the_weights_before_it(

@@ -59,6 +59,8 @@ def collect_facts(
     agreement: Agreement | None,
     durations: Mapping[str, float],
     inputs: Sequence[Array] = (),
+    *,
+    is_synthetic: bool = False,
 ) -> RunFacts:
     """All facts but the samples; layers and engines are measured where there are inputs.
 
@@ -69,6 +71,7 @@ def collect_facts(
         agreement: None where there was nothing to compare on.
         durations: Seconds by step.
         inputs: See ``few_inputs``.
+        is_synthetic: Whether they were made up.
     """
     probes = Probes({}, (), {})
     if inputs:
@@ -93,13 +96,14 @@ def collect_facts(
         peak_rss_bytes=peak_rss_bytes(),
         compared=None if agreement is None else agreement.counts,
         optimised=optimised,
-        probe_inputs=_told(inputs, agreement),
+        probe_inputs=_told(inputs, is_synthetic=is_synthetic),
+        unprobed=probes.unprobed,
         history={"loss": made.history} if made.history else {},
     )
 
 
-def _told(inputs: Sequence[Array], agreement: Agreement | None) -> str:
-    kind = "made-up pictures" if agreement is None else "calibration frames"
+def _told(inputs: Sequence[Array], *, is_synthetic: bool) -> str:
+    kind = "made-up pictures" if is_synthetic else "calibration frames"
     return f"{len(inputs)} {kind}" if inputs else ""
 
 

@@ -81,6 +81,8 @@ class RunFacts:
         compared: What the agreement was measured on, counts by their plural such as ``boxes``
             (those of the float model); None without data.
         accuracy_before: The same of the float model, where it is compared with itself too.
+        accuracy_of_choice: By figure and way, of what was rounded and of what was trained, on the
+            frames to choose by; empty where nothing was trained.
         latency: Measured CPU time of an inference on one thread, by engine and model.
         duration_s: Wall time of each step, of this attempt alone.
         resumed: Steps that took up what an earlier attempt of the same command had kept.
@@ -88,6 +90,7 @@ class RunFacts:
         predicted_ms: Of an inference, by device, from a profile of it; never mixed with what was
             measured.
         probe_inputs: What layers and engines were measured on, in words.
+        unprobed: Why no layer was measured; empty where layers were.
         optimised: The graph before and after it was rewritten, and how exactly that was checked.
         history: Loss and rate over a training, by column; empty without one.
     """
@@ -105,8 +108,10 @@ class RunFacts:
     compared: Mapping[str, int] | None = None
     optimised: Report | None = None
     accuracy_before: Mapping[str, float] = field(default_factory=dict)
+    accuracy_of_choice: Mapping[str, float] = field(default_factory=dict)
     predicted_ms: Mapping[str, float] = field(default_factory=dict)
     probe_inputs: str = ""
+    unprobed: str = ""
     history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
 

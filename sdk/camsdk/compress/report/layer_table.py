@@ -79,6 +79,8 @@ def _explained(facts: RunFacts, largest: Mapping[str, float]) -> str:
             f"{', on ' + html.escape(facts.probe_inputs) if facts.probe_inputs else ''}."
         )
         told.append(_probed(facts.layers))
+    elif facts.unprobed:
+        told.append(f"How sensitive layers are is not known: {html.escape(facts.unprobed)}")
     shared = _shared(facts.layers)
     if shared:
         told.append(f"All names begin with {html.escape(shared)}")

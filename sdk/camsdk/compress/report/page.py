@@ -66,28 +66,32 @@ def _is_pruned(facts: RunFacts) -> bool:
 
 
 def _accuracy(facts: RunFacts) -> str:
-    if not facts.accuracy:
-        why = "Without data nothing was compared."
+    """On the held-out frames, and on those to choose by, which say nothing of the others."""
+    if facts.accuracy:
+        counts = (facts.compared or {}).items()
+        told = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts)
+        note = f'<p class="soft">{told} compared.</p>' if told else ""
+        held_out = _figures(facts.accuracy, facts.accuracy_before) + note
+    else:
+        why = "Without frames to evaluate on nothing was compared."
         if facts.compared is not None:
             why = "The float model found nothing on the held-out frames: nothing was compared."
-        return (
-            f"<section><h2>Accuracy</h2><p>{why} The layers below show what compression "
-            "changed.</p></section>"
-        )
+        held_out = f"<p>{why} The layers below show what compression changed.</p>"
+    choice = ""
+    if facts.accuracy_of_choice:
+        choice = f"<h3>On the frames to choose by</h3>{_figures(facts.accuracy_of_choice, {})}"
+    return f"<section><h2>Accuracy</h2>{held_out}{choice}</section>"
+
+
+def _figures(after: Mapping[str, float], before: Mapping[str, float]) -> str:
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th>"
-        f'<td class="n">{_figure(facts.accuracy_before.get(name))}</td>'
+        f'<td class="n">{_figure(before.get(name))}</td>'
         f'<td class="n">{value:.4f}</td></tr>'
-        for name, value in facts.accuracy.items()
+        for name, value in after.items()
     )
     head = '<tr><th></th><th class="n">float</th><th class="n">compressed</th></tr>'
-    counts = (facts.compared or {}).items()
-    told = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts)
-    told = f"{told} compared." if told else ""
-    return (
-        f"<section><h2>Accuracy</h2><table><thead>{head}</thead>{rows}</table>"
-        f'<p class="soft">{told}</p></section>'
-    )
+    return f"<table><thead>{head}</thead>{rows}</table>"
 
 
 def _figure(value: float | None) -> str:

@@ -14,7 +14,7 @@ from camsdk.compress.mnn import DEFAULT_BITS, export_mnn, from_quantized, layer_
 from camsdk.compress.packaging import Draft
 from camsdk.compress.sensitivity import measure_coded_layers
 from camsdk.compress.sessions import Array
-from camsdk.errors import UnsupportedModel
+from camsdk.errors import RuntimeFailure, UnsupportedModel
 
 FLOAT: Final = "float"
 COMPRESSED: Final = "compressed"
@@ -31,17 +31,21 @@ class Probes:
         sensitivity: By layer name, see ``sensitivity.measure_coded_layers``.
         latency: Of both models in every engine, or why it is not known.
         duration_s: What each took.
+        unprobed: Why no layer was measured; empty where layers were.
     """
 
     sensitivity: Mapping[str, float]
     latency: tuple[Timing, ...]
     duration_s: Mapping[str, float]
+    unprobed: str = ""
 
 
 def probe(
     source: Draft, draft: Draft, made: CodedModel, inputs: Sequence[Array], spent_s: float
 ) -> Probes:
     """Measure layers and engines, in a small part of the time that the run has taken.
+
+    What an engine cannot do is absent, and said: the artifact that a report is about is made.
 
     Args:
         source, draft: The float artifact and the compressed one.
@@ -52,7 +56,11 @@ def probe(
     """
     start_s = time.monotonic()
     budget_s = max(_LEAST_S, _SENSITIVITY_SHARE * spent_s)
-    errors = measure_coded_layers(made.before, made.weights, inputs, budget_s=budget_s)
+    errors, unprobed = dict[str, float](), ""
+    try:
+        errors = measure_coded_layers(made.before, made.weights, inputs, budget_s=budget_s)
+    except RuntimeFailure as error:
+        unprobed = error.message
     known = {name: error for name, error in errors.items() if np.isfinite(error)}
     between_s = time.monotonic()
     budget_s = max(_LEAST_S, _LATENCY_SHARE * spent_s)
@@ -61,7 +69,7 @@ def probe(
         "sensitivity": between_s - start_s,
         "latency": time.monotonic() - between_s,
     }
-    return Probes(known, latency, durations)
+    return Probes(known, latency, durations, unprobed)
 
 
 def _entries(source: Draft, draft: Draft, tensor: Array) -> list[Entry]:
@@ -83,5 +91,5 @@ def _for_mnn(variant: str, content: bytes, tensor: Array) -> Entry:
         kept = None if variant == FLOAT else DEFAULT_BITS
         made = export_mnn(model, [tensor], suited(bits, kept, layer_bits(stored)))
         return Entry("MNN", variant, made.content)
-    except UnsupportedModel as error:
+    except (UnsupportedModel, RuntimeFailure) as error:
         return Entry("MNN", variant, None, str(error))

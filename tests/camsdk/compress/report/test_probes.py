@@ -79,6 +79,19 @@ def test_coded_layers_and_the_own_engine_are_always_measured(
     assert found.duration_s.keys() == {"sensitivity", "latency"}
 
 
+def test_what_the_engine_cannot_do_is_absent_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leave_only_our_own(monkeypatch)
+    made = coded()
+    source, draft = drafts(made)
+    found = probe(source, draft, made, [TENSOR[..., :-1]], 1.0)
+    assert found.sensitivity == {}
+    assert found.unprobed.startswith("the model cannot be run: ")
+    assert [of.median_ms for of in found.latency] == [None] * len(found.latency)
+    assert "the model cannot be run: " in found.latency[0].reason
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("MNN") is None, reason="the extra mnn is not installed")
 def test_mnn_runs_both_models() -> None:

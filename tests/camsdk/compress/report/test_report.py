@@ -101,7 +101,7 @@ def test_names_are_no_markup() -> None:
 def test_what_was_not_measured_is_absent() -> None:
     bare = facts(accuracy={}, layers=(layer(noise_to_signal=None),), latency=())
     text = " ".join(Page(to_html(bare)).words)
-    assert "Without data nothing was compared" in text
+    assert "Without frames to evaluate on nothing was compared" in text
     assert "CPU time" not in text
     assert "faster" not in text
     assert "sensitivity" not in text.lower()
@@ -139,8 +139,22 @@ def test_times_of_a_run_that_went_on_are_not_called_the_whole() -> None:
 def test_data_in_which_nothing_is_found_is_not_called_no_data() -> None:
     text = " ".join(Page(to_html(facts(accuracy={}, compared={"frames": 3, "boxes": 0}))).words)
     assert "The float model found nothing on the held-out frames" in text
-    assert "Without data" not in text
+    assert "Without frames" not in text
     assert "3 frames, 7 boxes compared" in to_html(facts(compared={"frames": 3, "boxes": 7}))
+
+
+def test_figures_of_the_choice_are_not_taken_for_those_of_held_out_frames() -> None:
+    choice = {"AP50, rounding": 0.5125, "AP50, training": 0.6125}
+    counts = {"frames": 3, "boxes": 0}
+    nothing = to_html(facts(accuracy={}, compared=counts, accuracy_of_choice=choice))
+    text = " ".join(Page(nothing).words)
+    assert "The float model found nothing on the held-out frames: nothing was compared." in text
+    for said in ("On the frames to choose by", "0.5125", "0.6125"):
+        assert said in text
+    assert "3 frames" not in text
+    assert "<b>0.512" not in nothing  # no headline
+    both = " ".join(Page(to_html(facts(compared=counts, accuracy_of_choice=choice))).words)
+    assert both.index("0.9800") < both.index("3 frames") < both.index("0.5125")
 
 
 def test_engines_are_listed_with_figures_or_the_reason() -> None:
@@ -191,6 +205,11 @@ def test_layers_are_compared_by_bars_and_the_most_sensitive_have_histograms() ->
 def test_layers_that_were_not_reached_are_counted() -> None:
     some = (layer("a", sensitivity=0.1), layer("b"))
     assert "1 of 2 compressed layers were measured" in to_html(facts(layers=some))
+
+
+def test_layers_that_could_not_be_measured_say_why() -> None:
+    page = to_html(facts(unprobed="the model cannot be run: <op>"))
+    assert "How sensitive layers are is not known: the model cannot be run: &lt;op&gt;" in page
 
 
 def test_labels_lie_within_the_picture() -> None:
