@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from camsdk.compress.compressing import Compressed
     from camsdk.compress.footage import Footage
     from camsdk.compress.latency import DeviceProfile
+    from camsdk.compress.options import CompressOptions
     from camsdk.compress.packaging import Draft
 
 VersionOption = Annotated[
@@ -224,15 +225,8 @@ def _made(
     output: Output,
 ) -> "Compressed":
     from camsdk.compress import compressing
-    from camsdk.compress.option_checks import check_options
 
-    with usage():
-        options = wishes.as_options()
-    footage = split = None
-    if data != "none":
-        footage, split = _chosen(Path(data), draft, wishes, output)
-    with usage():
-        check_options(draft, footage, options)
+    options, footage, split = _checked(draft, wishes, data, output)
     folder, kept = None, list[Path]()
     if options.train is not None:
         demand("torch", "torch_pruning")
@@ -264,6 +258,28 @@ def _made(
             else:
                 output.note("stopped, and nothing was kept: the same command begins anew")
             raise
+
+
+def _checked(
+    draft: "Draft", wishes: Wishes, data: str, output: Output
+) -> "tuple[CompressOptions, Footage | None, ClipSplit | None]":
+    """Options and frames that go together and with the model."""
+    from camsdk.compress.option_checks import batch_of, check_batch, check_options
+
+    with usage():
+        options = wishes.as_options()
+    footage = split = None
+    if data != "none":
+        footage, split = _chosen(Path(data), draft, wishes, output)
+    with usage():
+        check_options(draft, footage, options)
+        if options.train is None or split is None:
+            return options, footage, split
+        check_batch(draft, options, len(split.calibration))
+    asked, taken = options.train.batch_size, batch_of(options.train, len(split.calibration))
+    if taken < asked:
+        output.note(f"a step of the training takes {taken} frames, not {asked}: there are no more")
+    return options, footage, split
 
 
 def evaluate(

@@ -34,7 +34,7 @@ from camsdk.compress.figures import Agreement
 from camsdk.compress.footage import Footage, choose_frames
 from camsdk.compress.graph.optimise import Report, optimise
 from camsdk.compress.latency import DeviceProfile, predict_model_ms
-from camsdk.compress.option_checks import check_options
+from camsdk.compress.option_checks import batch_of, check_batch, check_options
 from camsdk.compress.options import Budget, CompressOptions, Filter, PruneOptions
 from camsdk.compress.packaging import CPU_HARDWARE, Draft
 from camsdk.compress.report.collect import collect_facts, draw_samples, few_inputs
@@ -132,7 +132,8 @@ def compress(
         footage, split = choose_frames(footage)
     if options.train is not None:
         assert split is not None
-        batch_size = min(options.train.batch_size, len(split.calibration))
+        check_batch(source, options, len(split.calibration))
+        batch_size = batch_of(options.train, len(split.calibration))
         options = replace(options, train=replace(options.train, seed=seed, batch_size=batch_size))
     material = Material(
         source,

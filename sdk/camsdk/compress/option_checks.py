@@ -1,10 +1,15 @@
 """What of a compression can be refused before any work."""
 
+import math
 from typing import Final
 
+import onnx
+
 from camsdk.compress.footage import Footage
-from camsdk.compress.options import CompressOptions, Filter
+from camsdk.compress.graph.layers import shapes
+from camsdk.compress.options import CompressOptions, Filter, TrainOptions
 from camsdk.compress.packaging import Draft
+from camsdk.compress.ptq.folding import prepare
 from camsdk.errors import InvalidInput
 
 TRAINABLE_DECODERS: Final = ("nanodet-gfl", "class-scores", "class-map")
@@ -28,6 +33,36 @@ def check_options(source: Draft, footage: Footage | None, options: CompressOptio
         _check_rounding(options)
     else:
         _check_training(source, footage)
+
+
+def batch_of(options: TrainOptions, frames: int) -> int:
+    """Frames of a step: no more than there are to train on."""
+    return min(options.batch_size, frames)
+
+
+def check_batch(source: Draft, options: CompressOptions, frames: int) -> None:
+    """That every BatchNorm which stays in a training gets more than one value a channel.
+
+    Args:
+        frames: To train on.
+
+    Raises:
+        InvalidInput: One does not: there is no deviation of one value.
+    """
+    if options.train is None or batch_of(options.train, frames) > 1:
+        return
+    model = onnx.load_from_string(source.model)
+    if not _has_filters(options):
+        model = prepare(model).model  # what lies behind a layer is folded into it
+    known = shapes(model)
+    for node in model.graph.node:
+        shape = known.get(node.output[0], ())
+        if node.op_type == "BatchNormalization" and shape and math.prod(shape[2:]) == 1:
+            raise InvalidInput(
+                "one frame a step is too little for this model to be trained on: node "
+                f"{node.name or node.output[0]!r}, a BatchNorm, would see one value a channel",
+                "give a batch size of 2 or more, and as many frames to calibrate on",
+            )
 
 
 def can_train(source: Draft) -> bool:

@@ -252,6 +252,18 @@ def test_a_training_without_torch_names_the_extra(
     assert "pip install 'camplatform[compress]'" in error["hint"]
 
 
+def test_a_step_of_fewer_frames_than_asked_for_is_told_of(
+    camctl: "Camctl", small: Path, yard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise InvalidInput("far enough")
+
+    monkeypatch.setattr(compressing, "compress", stopped)
+    few = ("--data", yard, "--calibration", "3", "--evaluation", "4", "--batch-size", "8")
+    outcome = camctl("model", "compress", small, *few, "--bits", "3", "--json")
+    assert "a step of the training takes 3 frames, not 8: there are no more" in outcome.err
+
+
 def test_checkpoints_need_a_folder(camctl: "Camctl", small: Path, yard: Path) -> None:
     few = ("--data", yard, "--calibration", "4", "--evaluation", "4", "--work", yard)
     error = camctl("model", "compress", small, *few, "--bits", "3", "--json").json["error"]
@@ -280,6 +292,7 @@ def test_low_bits_with_data_are_trained_and_told_of(
     assert told["kept"] == better
     assert f"kept the result of {better}: {told['kept_because']}" in outcome.err
     assert ("hardly agrees" in outcome.err) == (made["ap50_all"] < 0.5)
+    assert "a step of the training" not in outcome.err
     assert "rounded without a training" not in outcome.err
     facts = json.loads(out.with_suffix(".json").read_text())
     assert len(facts["history"]["loss"]) == 3
