@@ -47,7 +47,8 @@ def read_draft(path: Path) -> "Draft":
 
     Raises:
         NotFound: It cannot be read.
-        DataCorrupted, UnsupportedModel: It is damaged, or holds a model that no device would run.
+        DataCorrupted, UnsupportedModel, ResourceExhausted: As ``packaging.check_stored``: the model
+            will be run in this process.
     """
     from camsdk.artifact.bundle import read_unverified
     from camsdk.compress.packaging import Draft, check_stored

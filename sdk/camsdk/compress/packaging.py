@@ -30,7 +30,7 @@ from camsdk.artifact.manifest import (
 )
 from camsdk.artifact.onnx_check import check_model
 from camsdk.artifact.preprocess import make_input
-from camsdk.compress.importers.runnable import CHECKER_ERRORS
+from camsdk.compress.importers.runnable import CHECKER_ERRORS, check_bounded
 from camsdk.compress.pack_model import pack_model
 from camsdk.compress.sessions import Array, Session
 from camsdk.errors import DataCorrupted, InvalidInput, RuntimeFailure, UnsupportedModel
@@ -88,11 +88,12 @@ class Draft:
 
 
 def check_stored(content: bytes) -> None:
-    """That the model of an artifact, which anybody may have written, can be read.
+    """That the model of an artifact, which anybody may have written, can be read and run here.
 
     Raises:
         DataCorrupted: It is damaged.
-        UnsupportedModel: It uses what a device would refuse.
+        UnsupportedModel: It uses what a device would refuse, or a shape in it is not static.
+        ResourceExhausted: A tensor in it would be too large.
     """
     check_model(content)
     try:
@@ -104,6 +105,7 @@ def check_stored(content: bytes) -> None:
             f"the artifact's model is damaged: {' '.join(str(error).split())[:_SAID_CHARACTERS]}",
             "fetch the artifact again, or make it again",
         ) from error
+    check_bounded(model)
 
 
 def _read_all(graph: onnx.GraphProto) -> None:

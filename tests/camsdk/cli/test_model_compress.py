@@ -28,12 +28,10 @@ if TYPE_CHECKING:
     from conftest import Camctl
 
 
-def test_bits_that_do_not_exist_are_wrong_usage(camctl: "Camctl", tmp_path: Path) -> None:
-    draft = tmp_path / "tiny.cam"
-    draft.write_bytes(make_bundle(None))
+def test_bits_that_do_not_exist_are_wrong_usage(camctl: "Camctl", small: Path) -> None:
     for option, value in (("--bits", "9"), ("--bits", "0"), ("--activation-bits", "1")):
-        assert camctl("model", "compress", draft, option, value).code == 2
-    wide = camctl("model", "compress", draft, "--bits", "6", "--codes", "power-of-two", "--json")
+        assert camctl("model", "compress", small, option, value).code == 2
+    wide = camctl("model", "compress", small, "--bits", "6", "--codes", "power-of-two", "--json")
     assert wide.code == 2
     assert wide.json["error"]["reason"] == "invalid-input"
 
@@ -485,18 +483,17 @@ def test_a_missing_file_is_wrong_usage(camctl: "Camctl", tmp_path: Path) -> None
     assert camctl("model", "evaluate", draft, "--against", draft, "--data", gone).code == 2
 
 
-def test_data_that_is_none_is_said_in_words(camctl: "Camctl", tmp_path: Path) -> None:
-    draft, clip = tmp_path / "tiny.cam", tmp_path / "notes.txt"
-    draft.write_bytes(make_bundle(None))
+def test_data_that_is_none_is_said_in_words(camctl: "Camctl", small: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "notes.txt"
     clip.write_text("no video")
-    error = camctl("model", "compress", draft, "--data", clip, "--json").json["error"]
+    error = camctl("model", "compress", small, "--data", clip, "--json").json["error"]
     assert error["message"].startswith(f"{clip} cannot be opened as a recording: Invalid data")
     assert "give a video file" in error["hint"]
     empty = tmp_path / "empty"
     empty.mkdir()
-    error = camctl("model", "compress", draft, "--data", empty, "--json").json["error"]
+    error = camctl("model", "compress", small, "--data", empty, "--json").json["error"]
     assert "neither pictures nor recordings" in error["message"]
-    error = camctl("model", "compress", draft, "--data", tmp_path / "gone", "--json").json["error"]
+    error = camctl("model", "compress", small, "--data", tmp_path / "gone", "--json").json["error"]
     assert error["reason"] == "not-found"
 
 

@@ -89,20 +89,25 @@ def damaged(what: str) -> bytes:
         return content.replace(b"layer", b"lay\xffr")
     if what == "weights":
         model.graph.initializer[0].dims[0] += 1
-    else:
+    elif what == "domain":
         model.graph.node[0].domain = "somebody.else"
+    else:
+        values = helper.make_node("NonZero", ["x"], ["places"])  # as many as the picture has
+        model.graph.node.append(values)
     return model.SerializeToString()
 
 
-@pytest.mark.parametrize("what", ["protobuf", "text", "weights", "domain"])
-def test_a_damaged_model_is_told_of(camctl: "Camctl", tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("what", ["protobuf", "text", "weights", "domain", "growing"])
+def test_a_model_that_is_damaged_or_not_to_be_run_is_told_of(
+    camctl: "Camctl", tmp_path: Path, what: str
+) -> None:
     members = {"canary.npz": b"canary", "model.onnx": damaged(what)}
     (tmp_path / "net.cam").write_bytes(pack(make_manifest(members), members, None))
     for engine in ("onnx", "mnn"):
         out = tmp_path / "out"
         made = camctl("model", "export", tmp_path / "net.cam", "--to", engine, "-o", out, "--json")
         assert made.code == 1
-        code = "unsupported-model" if what == "domain" else "data-corrupted"
+        code = "unsupported-model" if what in ("domain", "growing") else "data-corrupted"
         assert made.json["error"]["reason"] == code
         assert not out.exists()
 

@@ -64,18 +64,28 @@ def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
         ResourceExhausted: A tensor in it would be too large.
     """
     name_nodes(model.graph)
-    del model.graph.value_info[:]  # inference would believe what is stated
     try:
         onnx.checker.check_model(model, full_check=True)
     except CHECKER_ERRORS as error:
         raise UnsupportedModel(f"the imported graph is not valid ONNX: {error}") from error
+    check_bounded(model)
+    _check_loads(model)
+    return model
+
+
+def check_bounded(model: onnx.ModelProto) -> None:
+    """That no tensor can grow with what a picture shows; forgets the stated shapes of those inside.
+
+    Raises:
+        UnsupportedModel: A shape is not static.
+        ResourceExhausted: A tensor would be too large.
+    """
+    del model.graph.value_info[:]  # inference would believe them
     inferred = with_shapes(model)
     for info in [*inferred.graph.input, *inferred.graph.output]:
         if not is_static(info.type.tensor_type):
             raise _of_no_static_shape(info.name)
     _check_inner_shapes(inferred.graph)
-    _check_loads(model)
-    return model
 
 
 def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
