@@ -7,6 +7,7 @@ changes the note; an operator that needs a layout asks for it with ``Emitter.arr
 a Transpose only when the note says otherwise. A graph of convolutions comes out with none at all.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -92,6 +93,7 @@ class Emitter:
         self._nodes: dict[str, onnx.NodeProto] = {}  # by the first output's name
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
+        self._biases: dict[str, tuple[str, str]] = {}  # layer and bias by their sum
 
     def add_input(self, name: str, shape: tuple[int, ...]) -> Value:
         """A float32 input of the graph."""
@@ -133,6 +135,13 @@ class Emitter:
         """The value of an initializer."""
         return numpy_helper.to_array(self._initializers[name])
 
+    def note_bias(self, total: str, layer: str, bias: str) -> None:
+        """The Add ``total`` gives the Conv or Gemm ``layer`` this bias.
+
+        In the model it becomes the layer's own, unless something else reads the layer too.
+        """
+        self._biases[total] = (layer, bias)
+
     def arranged(self, value: Value, perm: Perm, name: str) -> str:
         """The ONNX tensor of ``value`` in the layout that ``perm`` notes.
 
@@ -164,8 +173,10 @@ class Emitter:
         """
         rename: dict[str, str] = {}
         infos = []
-        for name, value in outputs.items():
-            tensor = self.plain(value, f"{name}/result")
+        tensors = [self.plain(value, f"{name}/result") for name, value in outputs.items()]
+        folded = self._fold_biases(tensors)
+        for (name, value), held in zip(outputs.items(), tensors, strict=True):
+            tensor = folded.get(held, held)
             is_taken = tensor in rename or tensor not in self._nodes
             if is_taken:  # an input, a constant, a second output of a node, or named before
                 (tensor,) = self.node("Identity", [tensor], f"{name}/output")
@@ -173,13 +184,38 @@ class Emitter:
             infos.append(helper.make_tensor_value_info(name, value.element, value.shape))
         nodes = self._needed(set(rename))
         # A tensor inside may have a public name already, such as a layer in its own layout.
-        rename = {name: f"{name}/inside" for name in outputs if name in self._nodes} | rename
+        made = {tensor for node in nodes for tensor in node.output}.union(self._initializers)
+        inside = {name: self._free(f"{name}/inside") for name in outputs if name in made}
+        rename = inside | rename
         for node in nodes:
             node.input[:] = [rename.get(tensor, tensor) for tensor in node.input]
             node.output[:] = [rename.get(tensor, tensor) for tensor in node.output]
         used = {tensor for node in nodes for tensor in node.input}
-        stored = [value for name, value in self._initializers.items() if name in used]
+        stored = [
+            _called(value, rename.get(name, name))
+            for name, value in self._initializers.items()
+            if rename.get(name, name) in used
+        ]
         return _checked(helper.make_graph(nodes, "imported", self._inputs, infos, stored), producer)
+
+    def _fold_biases(self, results: Sequence[str]) -> dict[str, str]:
+        """Sums that became a layer's bias, and the layer that stands for each.
+
+        Args:
+            results: Tensors that are read outside of the graph.
+        """
+        nodes = self._needed(set(results))
+        readers = Counter([*results, *(tensor for node in nodes for tensor in node.input)])
+        folded: dict[str, str] = {}
+        for total, (layer, bias) in self._biases.items():
+            node = self._nodes[layer]
+            if readers[total] and readers[layer] == 1 and len(node.input) == 2:
+                node.input.append(bias)
+                del self._nodes[total]
+                folded[total] = layer
+        for node in self._nodes.values():
+            node.input[:] = [folded.get(tensor, tensor) for tensor in node.input]
+        return folded
 
     def _needed(self, tensors: set[str]) -> list[onnx.NodeProto]:
         wanted = set(tensors)
@@ -189,6 +225,11 @@ class Emitter:
                 kept.append(node)
                 wanted.update(node.input)
         return kept[::-1]
+
+
+def _called(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
+    tensor.name = name
+    return tensor
 
 
 def _checked(graph: onnx.GraphProto, producer: str) -> onnx.ModelProto:

@@ -80,6 +80,12 @@ def window_of(node: TfNode, rank: int, begin: Any, end: Any, strides: Any) -> tu
     return tuple(index)
 
 
+def _gathered(node: TfNode, array: Any, index: Any, axis: Any) -> Array:
+    if node.integer("batch_dims", 0):
+        raise UnsupportedModel(f"layer {node.name!r} ({node.op}) gathers in batches")
+    return np.asarray(np.take(array, index, axis=int(axis)))
+
+
 def _tile(node: TfNode, array: Any, repeats: Any) -> Array:
     times = tuple(int(n) for n in np.asarray(repeats).reshape(-1))
     if min(times, default=0) < 0 or array.size * np.prod(times, dtype=float) > _MAX_FOLDED:
@@ -101,7 +107,7 @@ _FOLDS: Final[dict[str, Callable[..., Any]]] = {
     "Exp": lambda node, x: np.exp(x),
     "ExpandDims": lambda node, x, axis: np.expand_dims(x, int(np.asarray(axis).reshape(()))),
     "Fill": _fill,
-    "GatherV2": lambda node, x, index, axis: np.take(x, index, axis=int(axis)),
+    "GatherV2": _gathered,
     "Neg": lambda node, x: -x,
     "Pack": lambda node, *rows: np.stack(rows, axis=node.integer("axis", 0)),
     "Prod": lambda node, x, axes: np.prod(x, axis=tuple(np.asarray(axes).reshape(-1).tolist())),

@@ -16,7 +16,13 @@ from camsdk.compress.importers.tensorflow_composed import COMPOSED
 from camsdk.compress.importers.tensorflow_folding import only_folded, or_folded, window_of
 from camsdk.compress.importers.tfjs_operators import OPERATORS
 from camsdk.compress.importers.tfjs_reader import TfNode
-from camsdk.compress.importers.tfjs_windows import Context, Operator, known_numbers, known_value
+from camsdk.compress.importers.tfjs_windows import (
+    Context,
+    Operator,
+    known_numbers,
+    known_value,
+    window_pads,
+)
 from camsdk.errors import UnsupportedModel
 
 
@@ -124,21 +130,6 @@ def _matmul(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Va
     (name,) = emitter.node("Gemm" if len(left.shape) == 2 else "MatMul", names, node.name)
     shape = (*left.shape[:-1], weights.shape[1])
     return (Value(name, tuple(range(len(shape))), shape),)
-
-
-def _add(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
-    """A sum; the bias of a Gemm moves into it."""
-    for image, bias in (inputs, tuple(reversed(inputs))):
-        gemm = None if image.constant is not None else context.emitter.producer(image.name)
-        if bias.constant is None or gemm is None or gemm.op_type != "Gemm" or len(gemm.input) > 2:
-            continue
-        if bias.shape == image.shape[-1:] and context.uses.get(gemm.name, 0) == 1:
-            name = context.emitter.initializer(
-                f"{node.name}/bias", bias.constant.astype(np.float32)
-            )
-            gemm.input.append(name)
-            return (image,)
-    return OPERATORS[node.op](node, inputs, context)
 
 
 def _divide(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:
@@ -259,13 +250,16 @@ def _transposed_convolution(
     if len(sizes) == 2:
         sizes = (image.shape[0], *sizes, kernel.shape[2])
     before, after, extra = [], [], []
+    mode = node.text("padding", "VALID")
+    stated = window_pads(node, (1, 1), (1, 1), (1, 1))  # by the file itself, if at all
     for axis in (0, 1):
         full = (image.shape[1 + axis] - 1) * strides[axis] + kernel.shape[axis]
         rest = full - sizes[1 + axis]
-        cut = max(rest, 0) if node.text("padding") == "SAME" else 0
-        before.append(cut // 2)
-        after.append(cut - cut // 2)
-        extra.append(cut - rest)
+        cut = max(rest, 0) if mode == "SAME" else 0
+        first, last = (cut // 2, cut - cut // 2) if mode == "SAME" else stated[axis::2]
+        before.append(first)
+        after.append(last)
+        extra.append(first + last - rest)
     emitter = context.emitter
     names = [
         emitter.arranged(image, CHANNELS_FIRST, node.name),
@@ -330,7 +324,6 @@ TENSORFLOW_OPERATORS: Final[dict[str, Operator]] = {
     **COMPOSED,
     **{op: or_folded(_unary(name)) for op, name in _UNARY.items()},
     **dict.fromkeys(("Fill", "GatherV2", "Prod", "Range", "Slice", "Tile"), or_folded(only_folded)),
-    **dict.fromkeys(("Add", "AddV2", "BiasAdd"), _add),
     **dict.fromkeys(("BatchMatMul", "BatchMatMulV2", "MatMul"), _matmul),
     **dict.fromkeys(("CheckNumerics", "PreventGradient", "StopGradient"), OPERATORS["Identity"]),
     **dict.fromkeys(("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"), _batch_norm),

@@ -114,11 +114,7 @@ def _emit(
     operators: Mapping[str, Operator],
 ) -> dict[str, tuple[Value, ...]]:
     """The outputs of every needed node, by the node's name."""
-    uses: dict[str, int] = {}
-    for name in needed:
-        for tensor in graph.nodes[name].inputs:
-            uses[node_of(tensor)] = uses.get(node_of(tensor), 0) + 1
-    context = Context(emitter, uses)
+    context = Context(emitter)
     values: dict[str, tuple[Value, ...]] = {}
     for name, node in graph.nodes.items():
         if name not in needed:

@@ -119,11 +119,8 @@ def _binary(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Va
     leader = left if left.constant is None and len(left.shape) == len(shape) else right
     if leader.constant is not None or len(leader.shape) != len(shape):
         raise UnsupportedModel(f"layer {node.name!r} ({node.op}) broadcasts to a higher rank")
-    if node.op in ("Add", "AddV2", "BiasAdd"):
-        other = right if leader is left else left
-        fused = _biased(node, leader, other, context)
-        if fused is not None:
-            return (fused,)
+    if node.op == "BiasAdd" and len(shape) > 2:
+        need_nhwc(node)
     names = [
         leader.name
         if value is leader
@@ -133,6 +130,8 @@ def _binary(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Va
         for side, value in zip(("left", "right"), inputs, strict=True)
     ]
     (name,) = context.emitter.node(_ONNX_BINARY[node.op], names, node.name)
+    if _ONNX_BINARY[node.op] == "Add":
+        _note_bias(node, leader, right if leader is left else left, name, context)
     return (Value(name, leader.perm, shape),)
 
 
@@ -145,23 +144,22 @@ def _same_rank(value: Value, rank: int, node: TfNode) -> Value:
     return constant(known.reshape((1,) * missing + known.shape))
 
 
-def _biased(node: TfNode, image: Value, bias: Value, context: Context) -> Value | None:
-    """The sum as a convolution with bias, when it is one."""
+def _note_bias(node: TfNode, image: Value, bias: Value, total: str, context: Context) -> None:
+    """The sum ``total`` may become the bias of the layer before, when it is one."""
     emitter = context.emitter
-    conv = emitter.producer(image.name)
-    if bias.constant is None or conv is None or conv.op_type != "Conv" or len(conv.input) != 2:
-        return None
-    if context.uses.get(conv.name, 0) != 1 or not image.shape:
-        return None
+    layer = emitter.producer(image.name)
+    if bias.constant is None or layer is None or len(layer.input) != 2:
+        return
+    if layer.op_type not in ("Conv", "Gemm") or np.ndim(bias.constant) > len(image.shape):
+        return
     channel_axis = image.perm.index(1)
     known = known_value(_same_rank(bias, len(image.shape), node), node, "the bias")
     per_channel = np.moveaxis(known, channel_axis, -1)
-    if any(length != 1 for length in per_channel.shape[:-1]):
-        return None
     channels = image.shape[channel_axis]
+    if per_channel.shape[-1] not in (1, channels) or per_channel.size != per_channel.shape[-1]:
+        return
     flat = np.broadcast_to(per_channel.reshape(-1), channels).astype(np.float32)
-    conv.input.append(emitter.initializer(f"{node.name}/bias", flat))
-    return image
+    emitter.note_bias(total, layer.name, emitter.initializer(f"{node.name}/bias", flat))
 
 
 def _pool(node: TfNode, inputs: Sequence[Value], context: Context) -> tuple[Value, ...]:

@@ -3,7 +3,7 @@
 SAME padding puts the odd pixel at the end; a Pad in front of a window becomes its padding.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from camsdk.compress.importers.onnx_emitter import (
@@ -20,14 +20,9 @@ Pads = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Context:
-    """What an operator needs besides its inputs.
-
-    Attributes:
-        uses: How many inputs take a node's outputs, by the node's name.
-    """
+    """What an operator needs besides its inputs."""
 
     emitter: Emitter
-    uses: Mapping[str, int]
 
 
 Operator = Callable[[TfNode, Sequence[Value], Context], tuple[Value, ...]]

@@ -179,6 +179,35 @@ def test_a_sum_that_others_use_too_is_not_folded_away(tmp_path: Path) -> None:
     check(file, tmp_path, (1, 8, 10, 6))
 
 
+def test_a_bias_stays_with_those_that_add_it(tmp_path: Path) -> None:
+    """What reads the layer without its bias may do so by another name, or be outside."""
+    file = GraphFile()
+    file.placeholder("x", 1, 8, 10, 6)
+    inner = conv(file, "x", (1, 1, 6, 6), **SAME)
+    file.node("alias", "Identity", inner)
+    file.node("biased", "BiasAdd", "alias", file.constant("b", random(6)))
+    file.node("y", "Maximum", "alias", file.constant("zero", 0.0))
+    file.outputs = ["biased", "y"]
+    check(file, tmp_path, (1, 8, 10, 6))
+    file.outputs = ["biased", inner]
+    check(file, tmp_path, (1, 8, 10, 6))
+    file.outputs = ["biased"]
+    assert "Add" not in operators(check(file, tmp_path, (1, 8, 10, 6)))
+
+
+@pytest.mark.parametrize("parts", [["s:1"], ["s:1", "s"], ["c/weights", "s:1"]])
+def test_any_part_of_a_layer_is_an_output_under_its_own_name(
+    parts: list[str], tmp_path: Path
+) -> None:
+    file = GraphFile()
+    file.placeholder("x", 1, 2, 2, 4)
+    file.node("c/weights", "Relu", "x")
+    file.node("c", "Conv2D", "c/weights", file.constant("w", random(1, 1, 4, 4)), **SAME)
+    file.node("s", "Split", file.constant("axis", 3), "c", num_split={"i": 2})
+    file.outputs = parts
+    check(file, tmp_path, (1, 2, 2, 4))
+
+
 @pytest.mark.parametrize("op", ["Relu", "Softmax", "Pad"])
 def test_operators_take_constants_too(op: str, tmp_path: Path) -> None:
     file = GraphFile()
