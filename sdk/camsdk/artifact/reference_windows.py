@@ -152,6 +152,7 @@ def resize(tensor: Array, node: Node, scales: Array | None, sizes: Array | None)
     mode = attribute(node, "mode", "nearest")
     if mode not in ("nearest", "linear") or tensor.ndim != 4:
         raise UnsupportedModel(f"Resize with mode {mode} is not computed here")
+    _check_plain(node)
     axes = []
     for axis in (2, 3):
         length = tensor.shape[axis]
@@ -168,6 +169,19 @@ def resize(tensor: Array, node: Node, scales: Array | None, sizes: Array | None)
         picked: Array = tensor[:, :, rows][:, :, :, columns]
         return picked
     return _bilinear(tensor, *axes)
+
+
+def _check_plain(node: Node) -> None:
+    """Refuse what later opsets added to a Resize."""
+    plain = {
+        "antialias": 0,
+        "exclude_outside": 0,
+        "keep_aspect_ratio_policy": "stretch",
+        "axes": None,
+    }
+    for name, value in plain.items():
+        if attribute(node, name, value) != value:
+            raise UnsupportedModel(f"Resize with {name} is not computed here")
 
 
 def _bilinear(

@@ -123,6 +123,22 @@ def test_a_bound_between_operator_and_quantization_clips_the_codes() -> None:
     assert found.tolist() == [[100, 100, 102, 118]]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("antialias", 1),
+        ("axes", [2, 3]),
+        ("exclude_outside", 1),
+        ("keep_aspect_ratio_policy", "not_larger"),
+    ],
+)
+def test_what_later_opsets_added_to_resize_is_refused(name: str, value: Any) -> None:
+    node = helper.make_node("Resize", ["x", "", "", "s"], ["y"], mode="linear", **{name: value})
+    model = models.make_model([node], IMAGE.shape, s=np.array([2, 4, 4, 4]))
+    with pytest.raises(UnsupportedModel, match=f"Resize with {name}"):
+        Reference(model.SerializeToString()).run({"x": IMAGE})
+
+
 def build(make: Callable[[], Sequence[onnx.NodeProto]]) -> bytes:
     return models.make_model(make(), [4]).SerializeToString()
 
