@@ -183,7 +183,8 @@ def _plane(plane: "av.video.plane.VideoPlane", width: int, height: int) -> NDArr
 
 def _opened(path: Path) -> "av.container.InputContainer":
     try:
-        container = av.open(str(path))
+        # Of a relative path, FFmpeg takes what is before a colon for a protocol.
+        container = av.open(str(path.absolute()))
     except (av.error.FFmpegError, OSError) as error:
         raise SourceError(
             f"{path} cannot be opened as a recording: {error.strerror}",

@@ -39,6 +39,14 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
             count_frames(path)
 
 
+def test_a_colon_in_a_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = make_clip(tmp_path / "2026-01-01T10:00:00.avi", 3)
+    monkeypatch.chdir(tmp_path)
+    assert count_frames(Path(clip.name)) == 3
+    with pytest.raises(SourceError, match=r"^gone:1\.avi cannot be opened.*: No such"):
+        count_frames(Path("gone:1.avi"))
+
+
 @given(st.integers(1, 3000), st.integers(0, 60), st.integers(0, 60))
 def test_no_frame_serves_both(count: int, calibration: int, evaluation: int) -> None:
     try:
