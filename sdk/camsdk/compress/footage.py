@@ -1,8 +1,9 @@
 """What a site gives to compress a model with: a recording, or a folder of pictures and recordings.
 
 A folder is read in the order of its file names, so the same folder gives the same frames. Files
-that are neither pictures nor recordings by their suffix are left alone; one that is and cannot be
-read is skipped and told of. Of pictures only those that are chosen are looked into.
+that are neither pictures nor recordings by their suffix are left alone, and so is TypeScript, whose
+suffix is that of a recording; what is one and cannot be read is skipped and told of. Of pictures
+only those that are chosen are looked into.
 
 Pictures in folders that are named like a classifier's classes are labelled. Of such folders each
 class is split on its own, so that every class is calibrated, chosen and evaluated on.
@@ -22,6 +23,9 @@ from camsdk.vision.frames import Frame
 
 PICTURES: Final = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 RECORDINGS: Final = frozenset((".avi", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm", ".m4v"))
+
+_SYNC_BYTE: Final = b"\x47"
+"""First of every packet of an MPEG transport stream (ISO/IEC 13818-1, section 2.4.3.3)."""
 
 _NAMED: Final = 3
 """Of the files that were skipped, by name."""
@@ -151,7 +155,9 @@ def open_footage(path: Path, classes: Collection[str] = ()) -> Footage:
     files = sorted(
         file
         for file in path.rglob("*")
-        if file.is_file() and file.suffix.lower() in PICTURES | RECORDINGS
+        if file.is_file()
+        and file.suffix.lower() in PICTURES | RECORDINGS
+        and not _is_typescript(file)
     )
     if not files:
         raise InvalidInput(
@@ -195,6 +201,17 @@ def choose_frames(
             return footage, split
         readable.update(file for file in new if file not in damaged)
         footage = footage.without(damaged)
+
+
+def _is_typescript(file: Path) -> bool:
+    """Of a file that is no transport stream by its first byte, though it is by its suffix."""
+    if file.suffix.lower() != ".ts":
+        return False
+    try:
+        with file.open("rb") as content:
+            return content.read(1) != _SYNC_BYTE
+    except OSError:  # told of where its frames are counted
+        return False
 
 
 def _frames_in(recording: Path) -> int:

@@ -9,6 +9,7 @@ import pytest
 from camsdk.compress.clips import split_clip
 from camsdk.compress.footage import Footage, choose_frames, open_footage, shortened
 from camsdk.errors import InvalidInput, NotFound, SourceError
+from support.clips import scene, write_video
 
 
 def picture(path: Path, grey: int) -> None:
@@ -62,6 +63,16 @@ def test_files_that_cannot_be_read_are_skipped_and_told_of(tmp_path: Path) -> No
     with pytest.raises(InvalidInput, match="5 of 13 files cannot be read") as caught:
         choose_frames(open_footage(tmp_path), calibration=3, evaluation=4)
     assert "too few" in caught.value.message
+
+
+def test_typescript_is_no_recording_that_cannot_be_read(tmp_path: Path) -> None:
+    write_video(tmp_path / "yard.ts", scene(64, 48, 3))
+    (tmp_path / "app.ts").write_text("export const answer = 42;")
+    (tmp_path / "empty.ts").touch()
+    (tmp_path / "cut.TS").write_bytes(b"\x47 and no more")
+    footage = open_footage(tmp_path)
+    assert [file.name for file in footage.files] == ["yard.ts"]
+    assert [file.name for file in footage.skipped] == ["cut.TS"]
 
 
 def test_too_few_frames_say_what_helps(tmp_path: Path) -> None:
