@@ -6,6 +6,7 @@ or runs Python. Field numbers are those of ``saved_model.proto``, ``meta_graph.p
 ``graph.proto`` and ``function.proto``.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -18,20 +19,19 @@ from camsdk.errors import DataCorrupted, NotFound, ResourceExhausted, Unsupporte
 MAX_FILES: Final = 1000
 MAX_NODES: Final = 200_000
 
-_REACHES_OUT: Final = frozenset(
-    {
-        *("PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles"),
-        *("ImmutableConst", "LoadAndRemapMatrix", "PrintV2", "DebugIdentity", "DebugIdentityV2"),
-        *("TextLineDataset", "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDataset"),
-        *("FixedLengthRecordDatasetV2", "TextLineReader", "TextLineReaderV2", "WholeFileReader"),
-        *("WholeFileReaderV2", "TFRecordReader", "TFRecordReaderV2", "InitializeTableFromTextFile"),
-        *("SaveDataset", "SaveDatasetV2", "LoadDataset", "CreateSummaryFileWriter"),
-        *("CacheDataset", "CacheDatasetV2", "SnapshotDataset", "SnapshotDatasetV2"),
-        "DatasetToTFRecord",
-    }
+_REACHES_OUT: Final = re.compile(
+    """
+      .*(Dataset|Reader|PyFunc|TFRecord|TextFile|Bigtable|BigQuery).*
+    | (Debug|InitializeTRT|CreateSummary|Rpc|ReadFile|MatchingFiles|ImmutableConst|PrintV).*
+    | (LoadAndRemapMatrix|GenerateVocabRemapping|RecordInput|ImportEvent|FileSystem).*
+    | (DecodeProto|EncodeProto|RemoteCall|_?(Host)?(Send|Recv)|TRTEngine|TfDataService).*
+    | Write.*
+    """,
+    re.VERBOSE,
 )
-"""Of TensorFlow's operators those that take a file's name or a Python function; tables of words
-from asset files are among them, a camera's models have none."""
+"""Of TensorFlow's operators the families that take a file's name, an address or a Python function,
+whatever the version at their end; tables of words from asset files are among them, a camera's
+models have none. What writes and restores variables is not: every SavedModel holds it."""
 
 _HINT: Final = "export the model without it, for serving alone: model.export(folder)"
 
@@ -78,7 +78,7 @@ def check_saved_model(folder: Path) -> None:
             raise ResourceExhausted(
                 f"{folder} has more than {MAX_NODES} layers", "give a smaller model"
             )
-        if operator in _REACHES_OUT:
+        if _REACHES_OUT.fullmatch(operator):
             raise UnsupportedModel(
                 f"operator {operator!r} of layer {name!r} reaches beyond the model", _HINT
             )

@@ -21,6 +21,10 @@ IDENTIFIER: Final = b"TFL3"
 MAX_ITEMS: Final = 100_000
 """Of one list: layers, tensors or buffers."""
 
+MAX_STEPS: Final = 2_000_000
+"""Fields and numbers read in all. Offsets may be shared: lists of a few bytes name each other's
+tables any number of times."""
+
 MAX_RANK: Final = 8
 _CUSTOM: Final = 32
 _ELEMENT_BYTES: Final = {0: 4, 1: 2, 2: 4, 3: 1, 4: 8, 6: 1, 7: 2, 9: 1, 10: 8}
@@ -50,12 +54,32 @@ def check_tflite(path: Path) -> None:
         ) from error
 
 
+class _File:
+    """The bytes, and how much reading of them is left."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self._left = MAX_STEPS
+
+    def charge(self, steps: int) -> None:
+        self._left -= steps
+        if self._left < 0:
+            raise ResourceExhausted(
+                f"the TensorFlow Lite file takes more than {MAX_STEPS} steps to read",
+                "models for cameras are smaller",
+            )
+
+
 @dataclass(frozen=True)
 class _Table:
     """A table of a FlatBuffer; every read beyond the file is a ``struct.error``."""
 
-    data: bytes
+    file: _File
     at: int
+
+    @property
+    def data(self) -> bytes:
+        return self.file.data
 
     def _number(self, layout: str, at: int) -> int:
         if at < 0:
@@ -65,6 +89,7 @@ class _Table:
 
     def place(self, field: int) -> int:
         """Where a field lies, or 0."""
+        self.file.charge(1)
         table = self.at - self._number("i", self.at)
         size = self._number("H", table)
         offset = self._number("H", table + 4 + 2 * field) if 4 + 2 * field < size else 0
@@ -96,13 +121,15 @@ class _Table:
     def integers(self, field: int) -> tuple[int, ...]:
         start, count = self._list(field, 4)
         _check_count(count)
+        self.file.charge(count)
         return struct.unpack_from(f"<{count}i", self.data, start)
 
     def tables(self, field: int) -> Iterator["_Table"]:
         start, count = self._list(field, 4)
         _check_count(count)
         for at in range(start, start + 4 * count, 4):
-            yield _Table(self.data, at + self._number("I", at))
+            self.file.charge(1)
+            yield _Table(self.file, at + self._number("I", at))
 
 
 def _check_count(count: int) -> None:
@@ -114,7 +141,7 @@ class _Model:
     """The root table."""
 
     def __init__(self, data: bytes) -> None:
-        root = _Table(data, int.from_bytes(data[:4], "little"))
+        root = _Table(_File(data), int.from_bytes(data[:4], "little"))
         self._operators = [
             (max(code.integer(0, "b"), code.integer(3, "i")), code.text(1))
             for code in root.tables(1)

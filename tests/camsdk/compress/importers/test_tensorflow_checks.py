@@ -12,7 +12,7 @@ import pytest
 
 from camsdk.compress.importers import environment
 from camsdk.compress.importers.detect import import_model
-from camsdk.compress.importers.saved_model import check_saved_model
+from camsdk.compress.importers.saved_model import _REACHES_OUT, check_saved_model
 from camsdk.compress.importers.tflite_reader import check_tflite
 from camsdk.errors import CamError, DataCorrupted, ResourceExhausted, UnsupportedModel
 from support.foreign_models import part, tf_node
@@ -121,6 +121,24 @@ def test_a_lite_list_of_billions_is_refused(tmp_path: Path) -> None:
     refused(edited(tmp_path, change))
 
 
+def test_lists_that_share_their_items_are_read_for_a_bounded_time(tmp_path: Path) -> None:
+    """Of 100 kB: 5000 layers that are one, of 20 000 inputs each."""
+    layers, inputs = 5000, 20_000
+
+    def change(data: bytearray, root: int) -> None:
+        field = field_at(data, item_at(data, root, 2), 3)
+        data.extend(bytes(-len(data) % 4))
+        start = len(data)
+        struct.pack_into("<I", data, field, start - field)
+        layer = start + 4 + 4 * layers + 12
+        data.extend(struct.pack("<I", layers))
+        data.extend(b"".join(struct.pack("<I", layer - start - 4 - 4 * i) for i in range(layers)))
+        data.extend(struct.pack("<6H", 10, 8, 0, 4, 0, 0))  # only the inputs are given
+        data.extend(struct.pack("<iII", 12, 4, inputs) + bytes(4 * inputs))
+
+    refused(edited(tmp_path, change), "more than 2000000 steps", "smaller")
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     folder = tmp_path / "net"
@@ -174,7 +192,7 @@ def test_a_folder_behind_a_link_is_refused(saved: Path) -> None:
     refused(saved, "link")
 
 
-@pytest.mark.parametrize("operator", ["PyFunc", "WriteFile", "ReadFile"])
+@pytest.mark.parametrize("operator", ["PyFunc", "WriteFile", "LMDBReader"])
 @pytest.mark.parametrize("is_in_function", [False, True])
 def test_an_operator_that_reaches_out_is_named(
     saved: Path, operator: str, is_in_function: bool
@@ -188,3 +206,36 @@ def test_an_operator_that_reaches_out_is_named(
     path = saved / "saved_model.pb"
     path.write_bytes(path.read_bytes() + part(2, part(2, graph)))
     refused(saved, f"'{operator}'", "'my/layer'")
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        *(
+            "InitializeTableFromTextFileV2",
+            "InitializeTableFromDataset",
+            "LMDBReader",
+            "SqlDataset",
+        ),
+        *("CSVDatasetV2", "DebugNumericSummaryV2", "CreateSummaryDbWriter", "EagerPyFunc"),
+        *("WriteRawProtoSummary", "RecordInput", "PrintV2", "ReadFile"),
+        *("MatchingFiles", "ImmutableConst", "LoadDataset", "DatasetToTFRecord"),
+        *("SaveDatasetV2", "TextLineReaderV2", "DecodeProtoV2", "RpcClient"),
+        *("GenerateVocabRemapping",),
+    ],
+)
+def test_all_of_a_family_reaches_out(operator: str) -> None:
+    assert _REACHES_OUT.fullmatch(operator)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        *("SaveV2", "RestoreV2", "MergeV2Checkpoints", "ReadVariableOp"),
+        *("StatefulPartitionedCall", "Conv2D", "StringJoin", "LookupTableFindV2"),
+        *("HashTableV2", "MergeSummary", "ScalarSummary", "Print"),
+        *("NoOp", "VarHandleOp"),
+    ],
+)
+def test_what_saved_models_hold_does_not(operator: str) -> None:
+    assert not _REACHES_OUT.fullmatch(operator)
