@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from camsdk.cli.compress_cache import cache_folder
 from camsdk.cli.compress_wishes import Wishes
 from camsdk.cli.output import Output
 from camsdk.errors import InvalidInput
@@ -17,13 +18,6 @@ _FEW: Final = 20
 """Boxes or frames; fewer hardly tell one model from another."""
 _HARDLY: Final = 0.5
 """Of agreement: below, most of what the float model finds is lost or misplaced."""
-
-
-def cache_folder(kind: str) -> Path:
-    """Of the user, for ``trainings`` or ``profiles``."""
-    import platformdirs
-
-    return platformdirs.user_cache_path("camplatform") / kind
 
 
 def write_report(made: "Compressed", page: Path) -> None:

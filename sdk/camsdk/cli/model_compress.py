@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from camsdk.artifact.hardware import check_hardware, processor
+from camsdk.cli.compress_cache import cache_folder, folder_of_trainings
 from camsdk.cli.compress_options import (
     DEFAULT_CALIBRATION,
     DEFAULT_EVALUATION,
@@ -33,7 +34,6 @@ from camsdk.cli.compress_options import (
     WorkOption,
 )
 from camsdk.cli.compress_result import (
-    cache_folder,
     facts_of,
     figures_of,
     note_doubts,
@@ -230,7 +230,7 @@ def _made(
     folder, kept = None, list[Path]()
     if options.train is not None:
         demand("torch", "torch_pruning")
-        folder = wishes.work or cache_folder("trainings")
+        folder = wishes.work or folder_of_trainings()
     times = None if wishes.max_ms is None else _profile(draft, wishes)
     with bar(output, "compressing") as meter:
         try:

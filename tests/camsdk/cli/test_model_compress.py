@@ -1,7 +1,9 @@
 """``camctl model compress|evaluate``: drafts in, drafts out, figures, a page to read."""
 
 import json
+import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -317,6 +319,36 @@ def test_frames_in_which_nothing_is_found_are_told_of(
     metrics = read_unverified(out.read_bytes()).manifest.metrics
     assert metrics["evaluated_boxes"] == 0
     assert "ap50_vs_reference_all" not in metrics
+
+
+@pytest.mark.parametrize("has_folder", [False, True])
+def test_what_nobody_has_gone_on_from_for_a_month_is_cleared_from_the_cache_alone(
+    camctl: "Camctl",
+    small: Path,
+    yard: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    has_folder: bool,
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise InvalidInput("far enough")
+
+    monkeypatch.setattr(compressing, "compress", stopped)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "camplatform" / "trainings"
+    folder.mkdir(parents=True)
+    abandoned = {"a.camtrain", "b.camround", ".a.camtrain.0123abcd.new"}
+    for name, age_days in [
+        *((name, 31) for name in abandoned),
+        ("new.camtrain", 29),
+        ("x.txt", 99),
+    ]:
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - age_days * 86400,) * 2)
+    few = ("--data", yard, "--calibration", "4", "--evaluation", "4", "--bits", "3")
+    camctl("model", "compress", small, *few, *(("--work", folder) if has_folder else ()))
+    kept = {"new.camtrain", "x.txt"} | (abandoned if has_folder else set())
+    assert {file.name for file in folder.iterdir()} == kept
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
