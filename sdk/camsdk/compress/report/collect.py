@@ -2,7 +2,7 @@
 
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from camsdk.compress.graph.layers import constants, list_layers
 from camsdk.compress.graph.optimise import Report
 from camsdk.compress.packaging import PACKED_MEMBER, Draft
 from camsdk.compress.ptq.synthetic import synthesise
-from camsdk.compress.report.drawing import boxed, coloured, named
+from camsdk.compress.report.drawing import SHOWN_SCORE, boxed, coloured, named, written
 from camsdk.compress.report.facts import LayerFacts, RunFacts, Sample, histogram
 from camsdk.compress.report.probes import Probes, probe
 from camsdk.compress.sessions import Array, Session
@@ -157,28 +157,39 @@ def draw_samples(
     """
     chosen = frames[:: max(1, len(frames) // SAMPLE_FRAMES)][:SAMPLE_FRAMES]
     before, after = Session(source.model), Session(draft.model)
-    return tuple(
-        Sample(
-            frame.index,
-            _drawn(source.manifest, before, frame, has_stills),
-            _drawn(draft.manifest, after, frame, has_stills),
-        )
-        for frame in footage.read(chosen)
-    )
+    samples = []
+    for frame in footage.read(chosen):
+        in_float, seen = _drawn(source.manifest, before, frame, has_stills)
+        compressed, seen_after = _drawn(draft.manifest, after, frame, has_stills)
+        legend = _legend(seen | seen_after, source.manifest.classes)
+        samples.append(Sample(frame.index, in_float, compressed, legend))
+    return tuple(samples)
 
 
-def _drawn(manifest: Manifest, session: Session, frame: Frame, has_stills: bool) -> bytes:
+def _legend(class_ids: Collection[int], classes: Sequence[str]) -> dict[str, str]:
+    """Of the classes that have another name in pictures."""
+    drawn = {written(class_id, classes): classes[class_id] for class_id in sorted(class_ids)}
+    return {label: name for label, name in drawn.items() if label != name}
+
+
+def _drawn(
+    manifest: Manifest, session: Session, frame: Frame, has_stills: bool
+) -> tuple[bytes, set[int]]:
+    """A picture, and the ids of the classes whose names are in it."""
     outputs = session.infer(make_input(frame, manifest.input))
     if not has_stills:
         grey = np.full_like(frame.u, _COLOURLESS)
         frame = replace(frame, y=np.full_like(frame.y, _GROUND), u=grey, v=grey)
     if manifest.kind == "classifier":
-        return named(frame, class_scores(class_logits(outputs, manifest)), manifest.classes)
+        scores = class_scores(class_logits(outputs, manifest))
+        return named(frame, scores, manifest.classes), {int(scores.argmax())}
     if manifest.kind == "segmenter":
         class_map = class_logits(outputs, manifest).argmax(axis=0)
-        return coloured(frame, class_map, manifest.classes, manifest.input)
+        picture = coloured(frame, class_map, manifest.classes, manifest.input)
+        return picture, {*np.unique(class_map).tolist()} - {0}
     found = decode(outputs, manifest, frame.width, frame.height)
-    return boxed(frame, found, manifest.classes)
+    shown = found.class_ids[found.scores >= SHOWN_SCORE]
+    return boxed(frame, found, manifest.classes), {*shown.tolist()}
 
 
 def peak_rss_bytes() -> int:

@@ -78,6 +78,12 @@ def image(jpeg: bytes, alt: str) -> str:
     return f'<img alt="{html.escape(alt)}" src="data:image/jpeg;base64,{data}">'
 
 
+def written(class_id: int, classes: Sequence[str]) -> str:
+    """A class as it can be drawn: OpenCV's letters are those of ASCII, others get a number."""
+    name = classes[class_id]
+    return name if name.isascii() and name.isprintable() else f"class {class_id}"
+
+
 def _label(
     picture: NDArray[np.uint8],
     text: str,
@@ -111,7 +117,7 @@ def boxed(frame: Frame, found: Detections, classes: Sequence[str]) -> bytes:
     for xyxy, score, class_id in zip(shown.xyxy, shown.scores, shown.class_ids, strict=True):
         left, top, right, bottom = (round(float(value) * shrunk) for value in xyxy)
         cv2.rectangle(picture, (left, top), (right, bottom), _BOX, 2)
-        _label(picture, f"{classes[int(class_id)]} {float(score):.2f}", left, top)
+        _label(picture, f"{written(int(class_id), classes)} {float(score):.2f}", left, top)
     return _jpeg(picture)
 
 
@@ -124,7 +130,7 @@ def named(frame: Frame, scores: NDArray[np.float32], classes: Sequence[str]) -> 
     """
     picture, _ = _picture(frame)
     best = int(scores.argmax())
-    _label(picture, f"{classes[best]} {float(scores[best]):.2f}", 0, 0)
+    _label(picture, f"{written(best, classes)} {float(scores[best]):.2f}", 0, 0)
     return _jpeg(picture)
 
 
@@ -153,7 +159,7 @@ def coloured(
     for class_id in np.unique(cells):
         if class_id:
             plate = tuple(map(int, colours[class_id]))
-            top = _label(picture, classes[class_id], 0, top + _LINE_PX, plate)
+            top = _label(picture, written(int(class_id), classes), 0, top + _LINE_PX, plate)
     return _jpeg(picture)
 
 

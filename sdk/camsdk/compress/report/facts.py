@@ -62,11 +62,16 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class Sample:
-    """One frame with what both models say of it, as JPEG files."""
+    """One frame with what both models say of it, as JPEG files.
+
+    Attributes:
+        legend: Names of classes that cannot be drawn, by what is drawn in their place.
+    """
 
     frame: int
     before: bytes
     after: bytes
+    legend: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

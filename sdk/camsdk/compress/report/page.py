@@ -1,7 +1,7 @@
 """The report as one HTML page that needs nothing else: no script, no font, no file beside it."""
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from camsdk.compress.report import drawing, layer_table, measured
@@ -134,7 +134,7 @@ def _training(history: Mapping[str, tuple[float, ...]]) -> str:
     return f'<section><h2>Training</h2><div class="grid">{drawn}</div></section>'
 
 
-def _samples(samples: Iterable[Sample]) -> str:
+def _samples(samples: Sequence[Sample]) -> str:
     figures = "".join(
         f'<div class="pair pictures"><figure>{drawing.image(sample.before, "float")}'
         f"<figcaption>float, frame {sample.frame}</figcaption></figure>"
@@ -142,7 +142,10 @@ def _samples(samples: Iterable[Sample]) -> str:
         f"<figcaption>compressed, frame {sample.frame}</figcaption></figure></div>"
         for sample in samples
     )
-    return f"<section><h2>Side by side</h2>{figures}</section>" if figures else ""
+    legend = {label: name for sample in samples for label, name in sample.legend.items()}
+    told = html.escape("; ".join(f"{label}: {name}" for label, name in legend.items()))
+    note = f'<p class="soft">{told}</p>' if told else ""
+    return f"<section><h2>Side by side</h2>{figures}{note}</section>" if figures else ""
 
 
 def _options(facts: RunFacts) -> str:

@@ -1,5 +1,6 @@
 """Samples of a report: on the frames, or on a ground that shows nobody."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -26,6 +27,21 @@ def test_samples_show_what_was_filmed_only_with_stills(tmp_path: Path, has_still
         assert np.mean(is_ground) > 0.2  # the rest are boxes and labels
         told = np.corrcoef(drawn[is_ground].ravel(), frame.rgb[is_ground].ravel())[0, 1]
         assert (told > 0.8) == has_stills
+
+
+def test_names_that_cannot_be_drawn_get_a_number_and_a_legend(tmp_path: Path) -> None:
+    footage = open_footage(write_video(tmp_path / "yard.avi", scene(160, 96, 6)))
+    draft = small_detector()
+    names = ("человек", "car")
+    foreign = replace(draft, manifest=draft.manifest.model_copy(update={"classes": names}))
+    numbers = ("class 0", "car")
+    numbered = replace(draft, manifest=draft.manifest.model_copy(update={"classes": numbers}))
+    (sample, *_), (plain, *_) = (
+        draw_samples(of, of, footage, range(6)) for of in (foreign, numbered)
+    )
+    assert (sample.before, sample.after) == (plain.before, plain.after)
+    assert sample.legend == {"class 0": "человек"}
+    assert plain.legend == {}
 
 
 def test_few_inputs_are_spread_over_all_frames(tmp_path: Path) -> None:

@@ -98,6 +98,16 @@ def test_names_are_no_markup() -> None:
     assert Page(page).tags.count("script") == 0
 
 
+def test_names_that_cannot_be_drawn_stand_below_the_pictures() -> None:
+    jpeg = drawing.boxed(grey_frame(), Detections.empty(), ())
+    samples = tuple(
+        Sample(index, jpeg, jpeg, {"class 3": "男<b>", f"class {index}": "車"}) for index in (7, 8)
+    )
+    page = to_html(facts(samples=samples))
+    assert '<p class="soft">class 3: 男&lt;b&gt;; class 7: 車; class 8: 車</p></section>' in page
+    assert "class 3" not in to_html(facts(samples=(Sample(7, jpeg, jpeg),)))
+
+
 def test_what_was_not_measured_is_absent() -> None:
     bare = facts(accuracy={}, layers=(layer(noise_to_signal=None),), latency=())
     text = " ".join(Page(to_html(bare)).words)
