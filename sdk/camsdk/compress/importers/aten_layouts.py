@@ -14,7 +14,7 @@ _FAR: Final = 1 << 62
 
 def same(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     """The first argument, as the type that the program says of the result."""
-    first = next(iter(node.arguments.values()))
+    first = node.arguments[next(iter(node.arguments))]
     return (scope.typed(first, scope.type_of(node), label(node)),)
 
 

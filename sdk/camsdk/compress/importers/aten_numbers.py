@@ -12,7 +12,7 @@ from camsdk.compress.importers.pt2_reader import AtenNode, Tensor
 
 def first_of(node: AtenNode, scope: Scope) -> str:
     """The first argument, in the type of the result."""
-    return scope.typed(next(iter(node.arguments.values())), scope.type_of(node), label(node))
+    return scope.typed(node.arguments[next(iter(node.arguments))], scope.type_of(node), label(node))
 
 
 def _unary(op: str, *renames: tuple[str, str, float]) -> Operator:
@@ -225,6 +225,24 @@ def _lerp(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     return scope.emitter.node("Add", [start, part[0]], name)
 
 
+def _elu(node: AtenNode, scope: Scope) -> tuple[str, ...]:
+    """With both scales, as SELU and CELU are decomposed: x above zero and a (exp(s x) - 1) below
+    are ELU of s x with s a, divided by s."""
+    given, name = node.arguments, label(node)
+    alpha, scale, inner = (float(given.get(key, 1)) for key in ("alpha", "scale", "input_scale"))
+    if inner <= 0:
+        raise refuse(node, f"has the input scale {inner:g}")
+    x, outer = first_of(node, scope), scale / inner
+    if inner != 1:
+        (x,) = scope.emitter.node("Mul", [x, scope.operand(inner, name)], f"{name}/scaled")
+    made = scope.emitter.node(
+        "Elu", [x], name if outer == 1 else f"{name}/elu", alpha=alpha * inner
+    )
+    if outer == 1:
+        return made
+    return scope.emitter.node("Mul", [*made, scope.operand(outer, name)], name)
+
+
 def _nan_to_num(node: AtenNode, scope: Scope) -> tuple[str, ...]:
     """Infinities become the largest numbers of float32 unless they are given."""
     given, name = node.arguments, label(node)
@@ -275,7 +293,7 @@ NUMBERS: Final[Mapping[str, Operator]] = {
         )
     },
     "leaky_relu": _unary("LeakyRelu", ("negative_slope", "alpha", 0.01)),
-    "elu": _unary("Elu", ("alpha", "alpha", 1.0)),
+    "elu": _elu,
     "celu": _unary("Celu", ("alpha", "alpha", 1.0)),
     "selu": _unary("Selu"),
     "hardsigmoid": _hard_sigmoid,

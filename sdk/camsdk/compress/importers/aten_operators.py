@@ -105,7 +105,8 @@ def _upsample(node: AtenNode, scope: Scope) -> tuple[str, ...]:
         mode["coordinate_transformation_mode"] = corners
     source = given.get("input", given.get("self"))
     first, made = scope.operand(source, name), scope.shapes[node.outputs[0]]
-    scales = given.get("scale_factors") or []
+    apart = [given.get(f"scales{axis}") for axis in ("_d", "_h", "_w", "")]
+    scales = given.get("scale_factors") or [scale for scale in apart if scale is not None]
     exact = zip(scales, scope.shape(source)[2:], made[2:], strict=False)
     if all(scale * length == size for scale, length, size in exact):
         sizes = scope.ints(f"{name}/size", made)

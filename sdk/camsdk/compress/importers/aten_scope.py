@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -100,6 +100,54 @@ def label(node: AtenNode) -> str:
 def refuse(node: AtenNode, what: str) -> UnsupportedModel:
     """The error of a call that its operator's function does not take."""
     return UnsupportedModel(f"{label(node)!r} ({node.target}, {node.place}) {what}", OTHER_WAYS)
+
+
+_MEANS_NOTHING: Final = frozenset(
+    {
+        *("momentum", "p", "train", "training", "implicit", "inplace", "requires_grad"),
+        *("cudnn_enabled", "cudnn_enable", "benchmark", "deterministic", "allow_tf32"),
+        *("pin_memory", "non_blocking", "copy", "device", "layout", "half_to_float"),
+        *("sorted", "stable", "scale_grad_by_freq", "sparse"),
+    }
+)
+"""Arguments that do not change what a network computes when it is not trained."""
+
+
+class _Read(dict[str, Any]):
+    """Arguments that remember which of them were looked at."""
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        super().__init__(arguments)
+        self.unread = dict.fromkeys(arguments)
+
+    def __getitem__(self, key: str) -> Any:
+        self.unread.pop(key, None)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.unread.pop(key, None)
+        return super().get(key, default)
+
+    def values(self) -> Any:
+        """All at once: of the operators whose arguments all mean the same."""
+        self.unread.clear()
+        return super().values()
+
+
+def converted(operator: Operator, node: AtenNode, scope: Scope) -> tuple[str, ...]:
+    """What an operator's function makes of a node.
+
+    Raises:
+        UnsupportedModel: It did not look at a choice or a factor that may mean something. Whole
+            numbers and lists are sizes, which the shape of the result says too.
+    """
+    arguments = _Read(node.arguments)
+    made = operator(replace(node, arguments=arguments), scope)
+    for name in arguments.unread:
+        value = node.arguments[name]
+        if isinstance(value, bool | float | str) and name not in _MEANS_NOTHING:
+            raise refuse(node, f"has {name}={value!r}, which cannot be imported")
+    return made
 
 
 def common_type(left: Any, right: Any, scope: Scope) -> np.dtype[Any]:

@@ -16,7 +16,7 @@ import onnx
 from onnx.helper import np_dtype_to_tensor_dtype
 
 from camsdk.compress.importers.aten_operators import is_in_place, operator_of, shares_memory
-from camsdk.compress.importers.aten_scope import Scope, label
+from camsdk.compress.importers.aten_scope import Scope, converted, label
 from camsdk.compress.importers.onnx_emitter import Emitter, plain_value
 from camsdk.compress.importers.pt2_reader import AtenGraph, AtenNode, Tensor, read_program
 from camsdk.compress.importers.runnable import runnable
@@ -110,7 +110,7 @@ def convert_program(program: AtenGraph) -> onnx.ModelProto:
             continue  # counts the batches of BatchNorm, in training
         operator = operator_of(node)
         try:
-            made = operator(node, scope)
+            made = converted(operator, node, scope)
         except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
             raise DataCorrupted(
                 f"layer {label(node)!r} ({node.target}) does not fit its arguments: {error!r}"
