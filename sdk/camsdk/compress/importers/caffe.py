@@ -108,13 +108,16 @@ def _emit(
             f"layer {layer.name!r} of type {layer.kind!r} cannot be imported",
             f"give outputs before it; supported are {', '.join(sorted(OPERATORS))}",
         )
+    call = Call(layer, tuple(bottoms), weights.get(layer.name, ()), emitter)
     try:
-        return operator(Call(layer, tuple(bottoms), weights.get(layer.name, ()), emitter))
+        values = operator(call)
     except (ValueError, IndexError, ZeroDivisionError, OverflowError) as error:
         raise UnsupportedModel(
             f"layer {layer.name!r} ({layer.kind}) does not fit its inputs of shapes "
             f"{[value.shape for value in bottoms]}: {error}"
         ) from error
+    call.check_all_read()
+    return values
 
 
 def _ends(layers: Sequence[Layer]) -> list[str]:

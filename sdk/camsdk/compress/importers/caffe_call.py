@@ -1,7 +1,7 @@
 """One layer of Caffe with the blobs that it reads."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,14 @@ class Call:
     Attributes:
         bottoms: Values of the blobs that it reads.
         blobs: Its weights.
+        read: Places of the weights that were asked for.
     """
 
     layer: Layer
     bottoms: tuple[Value, ...]
     blobs: tuple[Floats, ...]
     emitter: Emitter
+    read: set[int] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -52,6 +54,7 @@ class Call:
         Raises:
             DataCorrupted: It is missing or has another number of elements.
         """
+        self.read.add(index)
         count = int(np.prod(shape, dtype=np.float64))
         if index >= len(self.blobs) or self.blobs[index].size != count:
             have = [blob.shape for blob in self.blobs]
@@ -61,6 +64,14 @@ class Call:
                 "prototxt and caffemodel must belong together",
             )
         return self.blobs[index].reshape(shape)
+
+    def check_all_read(self) -> None:
+        """Refuse weights that nothing was made of: the layer computes something else too."""
+        left = [place for place in range(len(self.blobs)) if place not in self.read]
+        if left:
+            raise self.refusal(
+                f"has {len(self.blobs)} blobs of weights, of which {len(left)} are not known"
+            )
 
     def store(self, what: str, value: Array) -> str:
         return self.emitter.initializer(f"{self.name}.{what}", value)

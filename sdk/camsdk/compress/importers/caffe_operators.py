@@ -90,17 +90,23 @@ def _inner_product(call: Call) -> tuple[Value, ...]:
 
 
 def _batch_norm(call: Call) -> tuple[Value, ...]:
-    channels = call.shape[1:2]
+    """With the scale and bias that NVIDIA's branch of Caffe has in the layer itself."""
+    options, channels = call.options("batch_norm_param"), call.shape[1:2]
+    if not options.flag("use_global_stats", True):
+        raise call.refusal("uses statistics of its own, set use_global_stats: true")
+    gamma, beta = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    if options.flag("scale_bias", False) or len(call.blobs) > 3:
+        gamma, beta = call.blob(3, channels), call.blob(4, channels)
     factor = float(call.blob(2, (1,))[0]) if len(call.blobs) > 2 else 1.0
     factor = 0.0 if factor == 0 else 1 / factor
     inputs = [
         call.first.name,
-        call.store("gamma", np.ones(channels, np.float32)),
-        call.store("beta", np.zeros(channels, np.float32)),
+        call.store("gamma", gamma),
+        call.store("beta", beta),
         call.store("mean", call.blob(0, channels) * np.float32(factor)),
         call.store("variance", call.blob(1, channels) * np.float32(factor)),
     ]
-    epsilon = call.options("batch_norm_param").number("eps", 1e-5)
+    epsilon = options.number("eps", 1e-5)
     return call.emit("BatchNormalization", inputs, call.shape, epsilon=epsilon)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from camsdk import assets
 from camsdk.compress.importers.caffe import import_caffe
-from camsdk.compress.importers.caffe_reader import read_text, read_weights
+from camsdk.compress.importers.caffe_reader import _NetParameter, read_text, read_weights
 from camsdk.errors import CamError, DataCorrupted, InvalidInput, NotFound, UnsupportedModel
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "caffe"
@@ -168,3 +168,43 @@ def test_truncated_and_damaged_files_give_typed_errors(tmp_path: Path) -> None:
             except CamError:
                 refused += 1
     assert refused > 60
+
+
+def with_weights(folder: Path, text: str, *blobs: list[float]) -> tuple[Path, Path]:
+    """One layer called "n" after the input, and its weights."""
+    net = _NetParameter()
+    layer = net.layer.add(name=b"n")
+    for values in blobs:
+        layer.blobs.add(shape={"dim": [len(values)]}, data=[np.float32(values).tobytes()])
+    paths = write(folder, 'input: "data" input_shape { dim: 1 dim: 2 dim: 1 dim: 1 }\n' + text)
+    paths[1].write_bytes(net.SerializeToString())
+    return paths
+
+
+NORM = 'layer { name: "n" type: "BatchNorm" bottom: "data" top: "n" batch_norm_param { %s } }'
+STATISTICS = [0, 1], [1, 1], [1]
+
+
+@pytest.mark.parametrize("said", ["", "scale_bias: true"])
+def test_a_normalization_may_scale_by_itself(tmp_path: Path, said: str) -> None:
+    blobs = *STATISTICS, [3, 2], [5, -1]
+    model = import_caffe(*with_weights(tmp_path, NORM % said, *map(list, blobs)))
+    found = run(model, np.ones((1, 2, 1, 1), np.float32))["n"]
+    np.testing.assert_allclose(found.ravel(), [8, -1], rtol=1e-4)
+
+
+def test_a_scale_that_is_not_there_is_missed(tmp_path: Path) -> None:
+    with pytest.raises(DataCorrupted, match=r"'n' .* needs weights"):
+        import_caffe(*with_weights(tmp_path, NORM % "scale_bias: true", *map(list, STATISTICS)))
+
+
+def test_a_normalization_by_its_own_statistics_is_refused(tmp_path: Path) -> None:
+    paths = with_weights(tmp_path, NORM % "use_global_stats: false", *map(list, STATISTICS))
+    with pytest.raises(UnsupportedModel, match=r"'n' .* statistics of its own"):
+        import_caffe(*paths)
+
+
+def test_weights_that_a_layer_does_not_know_are_refused(tmp_path: Path) -> None:
+    text = 'layer { name: "n" type: "PReLU" bottom: "data" top: "n" }'
+    with pytest.raises(UnsupportedModel, match=r"'n' .* 2 blobs of weights, of which 1"):
+        import_caffe(*with_weights(tmp_path, text, [0.1, 0.2], [1, 2]))
