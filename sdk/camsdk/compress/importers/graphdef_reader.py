@@ -339,7 +339,7 @@ def _read_tensor(data: memoryview, name: str) -> Array:
 
 def _listed_values(listed: list[tuple[int, int | memoryview]], kind: int, name: str) -> Array:
     field, form = _VALUES.get(kind, (0, ""))
-    parts: list[Array] = [np.zeros(0)]
+    parts: list[Array] = [np.zeros(0, _DTYPES[kind])]  # int64 does not go through double
     for number, value in listed:
         if number != field:
             raise UnsupportedModel(f"constant {name!r} lists its values in field {number}")

@@ -353,5 +353,17 @@ def _read_weight(row: dict[str, Any], data: bytes, offset: int) -> tuple[Array, 
         )
     value = np.frombuffer(data, stored, count, offset).reshape(shape).astype(_DTYPES[declared])
     if narrowed and "scale" in narrowed:
-        value = (value * float(narrowed["scale"]) + float(narrowed["min"])).astype(value.dtype)
+        scale, low = float(narrowed["scale"]), float(narrowed["min"])
+        if value.dtype.kind == "i":
+            return _whole(value.astype(np.float64) * scale + low, name), end
+        value = (value * scale + low).astype(value.dtype)
     return value, end
+
+
+def _whole(value: NDArray[np.float64], name: str) -> Array:
+    """Rounded as TensorFlow.js does, halves up."""
+    rounded = np.floor(value + 0.5)
+    limits = np.iinfo(np.int32)
+    if not ((rounded >= limits.min) & (rounded <= limits.max)).all():
+        raise DataCorrupted(f"weight {name!r} has values that are no int32")
+    return rounded.astype(np.int32)

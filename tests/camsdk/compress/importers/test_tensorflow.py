@@ -18,6 +18,7 @@ from camsdk.compress.importers.ssd_boxes import as_detector
 from camsdk.compress.importers.tensorflow import import_frozen_graph
 from camsdk.compress.sessions import Array, Session
 from camsdk.errors import CamError, InvalidInput, UnsupportedModel
+from support.foreign_models import part, tf_input, tf_node, tf_shape
 from support.walkers import picture
 
 GOLDEN = Path(__file__).parents[3] / "golden"
@@ -80,6 +81,16 @@ def test_an_unknown_operator_is_named_with_its_layer(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(UnsupportedModel, match="operator 'Softmix' of layer 'Softmax'"):
         import_frozen_graph(path)
+
+
+def test_listed_integers_are_exact(tmp_path: Path) -> None:
+    values = [2**63 - 1, -(2**63), 2**53 + 1]
+    listed = b"".join(part(10, value % 2**64) for value in values)
+    tensor = part(1, 9) + part(2, tf_shape(len(values))) + listed
+    path = tmp_path / "graph.pb"
+    node = tf_node("c", "Const", dtype=part(6, 9), value=part(8, tensor))
+    path.write_bytes(node + tf_input("x", 1, 2) + tf_node("y", "Relu", "x"))
+    assert read_frozen_graph(path).constants["c"].tolist() == values
 
 
 @settings(max_examples=60, deadline=None)

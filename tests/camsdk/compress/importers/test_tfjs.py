@@ -467,6 +467,27 @@ def test_narrowed_weights_are_widened(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, [[-2.5, -158.125]])
 
 
+def test_narrowed_integers_are_rounded_as_tensorflow_js_does(tmp_path: Path) -> None:
+    """1 was stored as 6: 6 * 81/255 - 1 is 0.906, and halves go up."""
+    file = GraphFile()
+    file.placeholder("x", 1, 2)
+    codes = np.array([0, 6, 255], np.uint8)
+    file.constant("i", codes, {"dtype": "uint8", "scale": 81 / 255, "min": -1})
+    file.weights[-1]["dtype"] = "int32"
+    file.constant("half", np.array([1, 3], np.uint8), {"dtype": "uint8", "scale": 0.5, "min": -2})
+    file.weights[-1]["dtype"] = "int32"
+    file.constant("large", np.array([1], np.uint8), {"dtype": "uint8", "scale": 1, "min": 2**24})
+    file.weights[-1]["dtype"] = "int32"
+    file.node("y", "Relu", "x")
+    constants = read_graph(file.write(tmp_path)).constants
+    assert constants["i"].tolist() == [-1, 1, 80]
+    assert constants["half"].tolist() == [-1, 0]
+    assert constants["large"].tolist() == [2**24 + 1]
+    file.weights[-1]["quantization"]["min"] = 2.0**31
+    with pytest.raises(DataCorrupted, match="'large' has values that are no int32"):
+        read_graph(file.write(tmp_path))
+
+
 @pytest.mark.slow
 def test_nanodet_gives_what_tensorflow_js_gives() -> None:
     """Against samples that TensorFlow.js itself computed (tests/golden/nanodet_tfjs.mjs)."""
