@@ -93,6 +93,9 @@ class _Pass:
         if len(perms) != 1 or len(set(moving)) != len(moving):
             return False
         (perm,) = perms
+        # A constant of more axes adds axes to the result, which this permutation has not.
+        if any(np.ndim(self._stored.get(name, 0)) > len(perm) for name in node.input[:count]):
+            return False
         if node.op_type == "Concat":
             axis = attributes(node)["axis"]
             assert isinstance(axis, int)

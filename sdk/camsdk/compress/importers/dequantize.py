@@ -107,7 +107,8 @@ class _Walk:
     def _note_sign(self, node: onnx.NodeProto) -> None:
         sources = [self.rename.get(name, name) for name in node.input if name not in self.stored]
         is_kept = node.op_type in _KEEPS_SIGN and self._positive.issuperset(sources)
-        low = self.stored.get(node.input[1]) if node.op_type == "Clip" else None
+        is_bounded = node.op_type == "Clip" and len(node.input) > 1
+        low = self.stored.get(node.input[1]) if is_bounded else None
         is_clipped = low is not None and numpy_helper.to_array(low).min() >= 0
         if is_kept or is_clipped or node.op_type in _POSITIVE:
             self._positive.update(node.output)

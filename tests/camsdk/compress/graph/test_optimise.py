@@ -324,6 +324,22 @@ def test_transpose_that_others_read_stays() -> None:
     assert check_equivalent(model, optimise(model).model).worst == 0
 
 
+def test_transpose_before_a_sum_of_more_axes_stays() -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Transpose", ["x"], ["t"], "t", perm=[0, 2, 1]),
+            helper.make_node("Add", ["t", "c"], ["y"], "a"),
+        ],
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (2, 3, 4))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 2, 4, 3))],
+        [numpy_helper.from_array(np.ones((1, 1, 1, 3), np.float32), "c")],
+    )
+    model = _valid(graph)
+    left = [node.op_type for node in cancel_transposes(model).graph.node]
+    assert left == ["Transpose", "Add"]
+
+
 def test_branch_that_is_never_taken_is_gone() -> None:
     info = helper.make_tensor_value_info("r", TensorProto.FLOAT, (1, 3))
     branches = {

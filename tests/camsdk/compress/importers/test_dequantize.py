@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from camsdk.compress.importers.dequantize import without_quantization
 from camsdk.compress.importers.onnx_file import normalise
@@ -80,3 +80,10 @@ def test_a_range_from_zero_to_six_is_a_relu6() -> None:
     )
     without_quantization(folded)
     assert [node.op_type for node in folded.graph.node if node.op_type in ACTS] == ["Relu", "Clip"]
+
+
+def test_a_clip_without_bounds_stays() -> None:
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 2)) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Clip", ["x"], ["y"])], "g", info[:1], info[1:])
+    made = without_quantization(helper.make_model(graph))
+    assert [node.op_type for node in made.graph.node] == ["Clip"]
