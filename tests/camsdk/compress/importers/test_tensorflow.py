@@ -89,7 +89,7 @@ def test_listed_integers_are_exact(tmp_path: Path) -> None:
     tensor = part(1, 9) + part(2, tf_shape(len(values))) + listed
     path = tmp_path / "graph.pb"
     node = tf_node("c", "Const", dtype=part(6, 9), value=part(8, tensor))
-    path.write_bytes(node + tf_input("x", 1, 2) + tf_node("y", "Relu", "x"))
+    path.write_bytes(node + tf_input("x", 1, 2) + tf_node("y", "Reshape", "x", "c"))
     assert read_frozen_graph(path).constants["c"].tolist() == values
 
 
