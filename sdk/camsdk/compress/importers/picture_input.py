@@ -3,6 +3,8 @@
 import onnx
 from onnx import TensorProto, helper
 
+from camsdk.compress.importers.grafting import Graft
+
 
 def as_colour(model: onnx.ModelProto) -> onnx.ModelProto:
     """Puts the mean of three channels before an input of one; any other model stays as it is.
@@ -21,12 +23,12 @@ def as_colour(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    graph, (axis,) = made.graph, axes
+    graph, graft, (axis,) = made.graph, Graft(made), axes
     grey = graph.input[0].name
     shape[axis] = 3
-    name = f"{grey}/colour"
+    name = graft.free(f"{grey}/colour")
     graph.input[0].CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     graph.node.insert(
-        0, helper.make_node("ReduceMean", [name], [grey], f"{grey}/grey", axes=[axis])
+        0, graft.reduction("ReduceMean", name, grey, [axis], graft.free(f"{grey}/grey"))
     )
     return made

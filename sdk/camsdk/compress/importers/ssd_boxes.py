@@ -4,15 +4,17 @@ TensorFlow's Object Detection API gives corners as fractions, top first, and a s
 with a background before them; the decoder takes corners in pixels, left first, and one class a box.
 """
 
-from typing import Any
+from typing import Final
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from camsdk.compress.importers.grafting import Graft
 from camsdk.compress.importers.runnable import runnable
 from camsdk.errors import InvalidInput
+
+_OUTPUTS: Final = ("boxes", "scores", "classes")
 
 
 def as_detector(model: onnx.ModelProto, class_count: int) -> onnx.ModelProto:
@@ -44,39 +46,45 @@ def as_detector(model: onnx.ModelProto, class_count: int) -> onnx.ModelProto:
         )
     if len(given) != 4 or shapes[1][2] < 2:
         raise InvalidInput(f"an input of shape {given} with {shapes[1][2]} scores is no detector")
-    boxes, scores = (info.name for info in graph.output)
     if shapes[1][2] != class_count + 1:
         raise InvalidInput(
-            f"the model's output {scores!r} has shape {shapes[1]}, its {class_count} classes say "
-            f"{(*shapes[1][:2], class_count + 1)}",
+            f"the model's output {graph.output[1].name!r} has shape {shapes[1]}, its {class_count} "
+            f"classes say {(*shapes[1][:2], class_count + 1)}",
             "name all its classes but the background, which comes first and is none of them",
         )
-    height, width = given[1:3]
-    stored: dict[str, NDArray[Any]] = {
-        "ssd/order": np.array([1, 0, 3, 2], np.int64),
-        "ssd/size": np.array([width, height, width, height], np.float32),
-        "ssd/first": np.array([1], np.int64),
-        "ssd/last": np.array([shapes[1][2]], np.int64),
-        "ssd/axis": np.array([2], np.int64),
-    }
-    for name, value in stored.items():
-        graph.initializer.append(numpy_helper.from_array(value, name))
-    rows: list[tuple[str, list[str], str, dict[str, Any]]] = [
-        ("Gather", [boxes, "ssd/order"], "ssd/corners", {"axis": 2}),
-        ("Mul", ["ssd/corners", "ssd/size"], "boxes", {}),
-        ("Slice", [scores, "ssd/first", "ssd/last", "ssd/axis"], "ssd/objects", {}),
-        ("ReduceMax", ["ssd/objects"], "scores", {"axes": [2], "keepdims": 0}),
-        ("ArgMax", ["ssd/objects"], "ssd/best", {"axis": 2, "keepdims": 0}),
-        ("Cast", ["ssd/best"], "classes", {"to": TensorProto.FLOAT}),
-    ]
-    for op, inputs, output, attributes in rows:
-        graph.node.append(helper.make_node(op, inputs, [output], name=output, **attributes))
+    _convert(made, given[2], given[1], shapes[1])
     del graph.output[:]
     count = shapes[0][1]
-    for name, shape in {
-        "boxes": (1, count, 4),
-        "scores": (1, count),
-        "classes": (1, count),
-    }.items():
+    for name, shape in zip(_OUTPUTS, ((1, count, 4), (1, count), (1, count)), strict=True):
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     return runnable(made)
+
+
+def _convert(model: onnx.ModelProto, width: int, height: int, shape: tuple[int, ...]) -> None:
+    """Append the nodes that make ``_OUTPUTS``, which nothing else is called any more.
+
+    Args:
+        width, height: Of the picture.
+        shape: Of the scores.
+    """
+    graph, graft = model.graph, Graft(model)
+    graft.make_room(_OUTPUTS)
+    raw_boxes, raw_scores = (info.name for info in graph.output)
+    boxes, scores, classes = _OUTPUTS
+    order = graft.store("ssd/order", np.array([1, 0, 3, 2], np.int64))
+    size = graft.store("ssd/size", np.array([width, height, width, height], np.float32))
+    limits = [
+        graft.store(f"ssd/{what}", np.array([value], np.int64))
+        for what, value in (("first", 1), ("last", shape[2]), ("axis", 2))
+    ]
+    corners, objects, best = (graft.free(f"ssd/{what}") for what in ("corners", "objects", "best"))
+    graph.node.extend(
+        [
+            helper.make_node("Gather", [raw_boxes, order], [corners], corners, axis=2),
+            helper.make_node("Mul", [corners, size], [boxes], boxes),
+            helper.make_node("Slice", [raw_scores, *limits], [objects], objects),
+            graft.reduction("ReduceMax", objects, scores, [2], scores, keepdims=0),
+            helper.make_node("ArgMax", [objects], [best], best, axis=2, keepdims=0),
+            helper.make_node("Cast", [best], [classes], classes, to=TensorProto.FLOAT),
+        ]
+    )

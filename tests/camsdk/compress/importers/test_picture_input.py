@@ -10,11 +10,12 @@ from camsdk.compress.sessions import Session
 RED, GREEN, BLUE = 30.0, 60.0, 210.0
 
 
+@pytest.mark.parametrize("opset", [17, 18, 20])
 @pytest.mark.parametrize(("shape", "axis"), [((1, 1, 2, 4), 1), ((1, 2, 4, 1), 3)])
-def test_the_mean_of_a_coloured_picture(shape: tuple[int, ...], axis: int) -> None:
+def test_the_mean_of_a_coloured_picture(shape: tuple[int, ...], axis: int, opset: int) -> None:
     kinds = ",".join(str(length) for length in shape)
     grey = onnx.parser.parse_model(
-        f'<ir_version: 9, opset_import: ["" : 17]>'
+        f'<ir_version: 9, opset_import: ["" : {opset}]>'
         f"net (float[{kinds}] x) => (float[{kinds}] y) {{ y = Identity(x) }}"
     )
     picture = np.stack([np.full((2, 4), value, np.float32) for value in (RED, GREEN, BLUE)])
