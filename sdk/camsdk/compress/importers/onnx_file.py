@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from camsdk.compress.importers.given_shapes import check_names, lacks_shape
 from camsdk.compress.importers.onnx_fidelity import check_same
+from camsdk.compress.importers.onnx_functions import expand
 from camsdk.compress.importers.onnx_inlining import constant_of, inline
 from camsdk.compress.importers.onnx_opsets import opset_of, to_opset
 from camsdk.compress.importers.runnable import (
@@ -122,6 +123,7 @@ def normalise(
     _drop_stored_inputs(model.graph)
     _to_float32(model.graph)
     _fix_inputs(model.graph, input_shapes or {})
+    expand(model)
     model = to_opset(model)
     del model.metadata_props[:], model.training_info[:]
     return runnable(_with_shapes(model))
