@@ -2,9 +2,11 @@
 
 Both are run once on the same random input, without onnxruntime's own optimisation. A stranger's
 file is run: that is why this belongs into the child of ``sandbox``. A file that onnxruntime does
-not run cannot be compared and passes, as does one that does not agree with itself.
+not run, or not within ``LIMIT_S``, cannot be compared and passes, as does one that does not agree
+with itself.
 """
 
+import threading
 from collections.abc import Mapping
 from typing import Final
 
@@ -24,6 +26,9 @@ TOLERANCE: Final = 1e-3
 """Of an output's scale: far above what another order of sums makes, far below what another
 operator does."""
 
+LIMIT_S: Final = 20.0
+"""Of one run of the file: with the others it stays within the deadline of an import."""
+
 _SEED: Final = 0
 
 
@@ -41,11 +46,11 @@ def check_same(before: bytes, after: onnx.ModelProto) -> None:
     expected = _run(before, inputs)
     if expected is None:
         return
-    got = _run(after.SerializeToString(), inputs)
+    got = _run(after.SerializeToString(), inputs, 3 * LIMIT_S)
     worst, name = _worst(expected, got or {})
     if worst <= TOLERANCE:
         return
-    again = _run(before, inputs)
+    again = _run(before, inputs)  # random numbers, perhaps
     if again is not None and _worst(expected, again)[0] > TOLERANCE:
         return
     raise UnsupportedModel(
@@ -58,10 +63,11 @@ def check_same(before: bytes, after: onnx.ModelProto) -> None:
 
 def _worst(expected: Mapping[str, Array], got: Mapping[str, Array]) -> tuple[float, str]:
     """The largest error of an output, and its name."""
-    return max(
+    errors = (
         (relative_error(value, got[name]) if name in got else float("inf"), name)
         for name, value in expected.items()
     )
+    return max(errors, default=(0.0, ""))
 
 
 def _random(model: onnx.ModelProto) -> dict[str, Array]:
@@ -78,19 +84,27 @@ def _random(model: onnx.ModelProto) -> dict[str, Array]:
     return inputs
 
 
-def _run(model: bytes, inputs: Mapping[str, Array]) -> dict[str, Array] | None:
-    """The outputs by name; none if onnxruntime refuses."""
+def _run(
+    model: bytes, inputs: Mapping[str, Array], limit_s: float | None = None
+) -> dict[str, Array] | None:
+    """The outputs by name; none if onnxruntime refuses or is stopped."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    run = onnxruntime.RunOptions()
+    stop = threading.Timer(limit_s or LIMIT_S, setattr, (run, "terminate", True))
+    stop.daemon = True
+    stop.start()
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         taken = {info.name for info in session.get_inputs()}
-        values = session.run(names, {name: inputs[name] for name in inputs if name in taken})
+        values = session.run(names, {name: inputs[name] for name in inputs if name in taken}, run)
     except ENGINE_FAILURES:
         return None
+    finally:
+        stop.cancel()
     return {
         name: value
         for name, value in zip(names, values, strict=True)

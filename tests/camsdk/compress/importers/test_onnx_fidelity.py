@@ -1,5 +1,6 @@
 """An imported model that computes something else than its file is refused."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from camsdk.compress.importers import onnx_file
+from camsdk.compress.importers import onnx_fidelity, onnx_file
 from camsdk.compress.importers.onnx_fidelity import check_same
 from camsdk.errors import UnsupportedModel
+from support import models
 
 
 def of(op: str, **attributes: object) -> onnx.ModelProto:
@@ -45,6 +47,15 @@ def test_what_does_not_run_any_more_is_refused() -> None:
 
 def test_a_file_of_random_numbers_cannot_be_compared() -> None:
     check_same(of("RandomNormalLike").SerializeToString(), of("RandomNormalLike"))
+
+
+def test_a_file_that_takes_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_fidelity, "LIMIT_S", 0.2)
+    slow, after = models.slow_products(), of("Relu")
+    after.graph.input[0].CopyFrom(slow.graph.input[0])
+    started_s = time.monotonic()
+    check_same(slow.SerializeToString(), after)
+    assert time.monotonic() - started_s < 10
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE])
