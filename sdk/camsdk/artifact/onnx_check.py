@@ -123,7 +123,7 @@ class _Checker:
         if len(name) > _NAME_BYTES or operator not in self._operators:
             raise UnsupportedModel(
                 f"the model uses the operator {operator}, which is not allowed",
-                "export it without: control flow, randomness and custom operators never run",
+                "export it without: devices run a list of pure operators, none that is not on it",
             )
 
     def _attribute(self, data: memoryview, depth: int) -> None:
