@@ -6,10 +6,13 @@ from typing import Annotated, Final, Literal
 import typer
 
 DEFAULT_BITS: Final = 8
-DEFAULT_EPOCHS: Final = 20.0
+DEFAULT_EPOCHS: Final = 40.0
 DEFAULT_BATCH: Final = 4
 DEFAULT_RATE: Final = 5e-3
 DEFAULT_CALIBRATION: Final = 32
+DEFAULT_TRAINED_ON: Final = 100
+"""With the epochs by default a thousand steps: with 160, on 32 frames, NanoDet-g at 3 bits and 90%
+zeros agreed with its float self to .70."""
 DEFAULT_EVALUATION: Final = 50
 DEFAULT_IMPORTANCE: Final = "magnitude"
 

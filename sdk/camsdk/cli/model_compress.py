@@ -13,6 +13,7 @@ from camsdk.cli.compress_cache import cache_folder, folder_of_trainings
 from camsdk.cli.compress_options import (
     DEFAULT_CALIBRATION,
     DEFAULT_EVALUATION,
+    DEFAULT_TRAINED_ON,
     ActivationBitsOption,
     BatchOption,
     BitsOption,
@@ -83,7 +84,8 @@ CalibrationOption = Annotated[
         "--calibration",
         min=1,
         help="Frames to calibrate and train on, from the first third. "
-        f"Default: {DEFAULT_CALIBRATION}.",
+        f"Default: {DEFAULT_CALIBRATION}; where something is trained {DEFAULT_TRAINED_ON}, or what "
+        "there is.",
     ),
 ]
 EvaluationOption = Annotated[
@@ -270,7 +272,8 @@ def _checked(
         options = wishes.as_options()
     footage = split = None
     if data != "none":
-        footage, split = _chosen(Path(data), draft, wishes, output)
+        is_trained = options.train is not None
+        footage, split = _chosen(Path(data), draft, wishes, is_trained, output)
     with usage():
         check_options(draft, footage, options)
         if options.train is None or split is None:
@@ -326,14 +329,17 @@ def evaluate(
 
 
 def _chosen(
-    data: Path, source: "Draft", wishes: Wishes, output: Output
+    data: Path, source: "Draft", wishes: Wishes, is_trained: bool, output: Output
 ) -> "tuple[Footage, ClipSplit]":
     from camsdk.compress.footage import choose_frames, open_footage
 
+    footage = open_footage(data, source.manifest.folders)
+    count = wishes.calibration or DEFAULT_CALIBRATION
+    if wishes.calibration is None and is_trained:
+        there = sum(len(group) // 3 for group in footage.groups())
+        count = max(count, min(there, DEFAULT_TRAINED_ON))
     footage, split = choose_frames(
-        open_footage(data, source.manifest.folders),
-        calibration=wishes.calibration or DEFAULT_CALIBRATION,
-        evaluation=wishes.evaluation or DEFAULT_EVALUATION,
+        footage, calibration=count, evaluation=wishes.evaluation or DEFAULT_EVALUATION
     )
     _note_left_out(output, footage, source.manifest.classes)
     return footage, split

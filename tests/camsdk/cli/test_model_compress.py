@@ -18,6 +18,7 @@ from camsdk.cli import model_compress
 from camsdk.cli.compress_options import DEFAULT_EPOCHS
 from camsdk.cli.compress_wishes import Wishes
 from camsdk.compress import candidates, compressing, evaluate, latency
+from camsdk.compress.clips import ClipSplit
 from camsdk.compress.options import ActivationOptions, Block, CodeSet, Filter, NOfM
 from camsdk.compress.training import compressing as training
 from camsdk.errors import InvalidInput
@@ -269,6 +270,28 @@ def test_checkpoints_need_a_folder(camctl: "Camctl", small: Path, yard: Path) ->
     error = camctl("model", "compress", small, *few, "--bits", "3", "--json").json["error"]
     assert error["message"] == f"{yard} cannot be used: File exists"
     assert "--work" in error["hint"]
+
+
+@pytest.mark.parametrize(("frames", "trained_on"), [(240, 80), (330, 100)])
+def test_more_frames_are_taken_where_something_is_trained(
+    frames: int,
+    trained_on: int,
+    camctl: "Camctl",
+    small: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clip = write_video(tmp_path / "yard.avi", scene(160, 96, frames))
+    taken: list[int] = []
+
+    def stopped(*_: object, split: ClipSplit, **named: object) -> None:
+        taken.append(len(split.calibration))
+        raise InvalidInput("far enough")
+
+    monkeypatch.setattr(compressing, "compress", stopped)
+    for options in (("--bits", "3"), ("--bits", "8"), ("--bits", "3", "--calibration", "5")):
+        camctl("model", "compress", small, "--data", clip, *options)
+    assert taken == [trained_on, 32, 5]
 
 
 @pytest.mark.usefixtures("only_our_own_engine")
