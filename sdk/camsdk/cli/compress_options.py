@@ -99,8 +99,8 @@ RateOption = Annotated[
     float | None,
     typer.Option(
         "--learning-rate",
-        help="At its peak, of scales and ranges; weights learn by Adam at a fifth of it. Default: "
-        f"{DEFAULT_RATE:g}.",
+        help="At its peak, of scales and ranges; weights learn by Adam at a fifth of it. While "
+        f"filters go, of all that learns, by SGD. Default: {DEFAULT_RATE:g}.",
     ),
 ]
 BatchOption = Annotated[
