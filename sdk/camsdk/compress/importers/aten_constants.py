@@ -27,9 +27,14 @@ def _vector(node: AtenNode, scope: Scope) -> int:
 
 
 def _arange(node: AtenNode, scope: Scope) -> tuple[str, ...]:
-    given = node.arguments
-    numbers = given.get("start", 0) + given.get("step", 1) * np.arange(_vector(node, scope))
-    return (scope.emitter.initializer(label(node), numbers.astype(scope.type_of(node))),)
+    """Where they are whole numbers the start and the step are cut, not what comes of them."""
+    given, kind = node.arguments, scope.type_of(node)
+    given.get("end")  # the shape says how many there are
+    wide = np.dtype(np.float64) if kind.kind == "f" else kind
+    start = np.array(given.get("start", 0)).astype(wide)
+    step = np.array(given.get("step", 1)).astype(wide)
+    numbers = start + step * np.arange(_vector(node, scope))
+    return (scope.emitter.initializer(label(node), numbers.astype(kind)),)
 
 
 def _linspace(node: AtenNode, scope: Scope) -> tuple[str, ...]:

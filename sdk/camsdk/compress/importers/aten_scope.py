@@ -107,7 +107,7 @@ _MEANS_NOTHING: Final = frozenset(
         *("momentum", "p", "train", "training", "implicit", "inplace", "requires_grad"),
         *("cudnn_enabled", "cudnn_enable", "benchmark", "deterministic", "allow_tf32"),
         *("pin_memory", "non_blocking", "copy", "device", "layout", "half_to_float"),
-        *("sorted", "stable", "scale_grad_by_freq", "sparse"),
+        *("sorted", "stable", "scale_grad_by_freq", "sparse", "sparse_grad"),
     }
 )
 """Arguments that do not change what a network computes when it is not trained."""
