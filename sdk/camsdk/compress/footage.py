@@ -9,6 +9,7 @@ Pictures in folders that are named like a classifier's classes are labelled. Of 
 class is split on its own, so that every class is calibrated, chosen and evaluated on.
 """
 
+import codecs
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +25,8 @@ from camsdk.vision.frames import Frame
 PICTURES: Final = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 RECORDINGS: Final = frozenset((".avi", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm", ".m4v"))
 
-_SYNC_BYTE: Final = b"\x47"
-"""First of every packet of an MPEG transport stream (ISO/IEC 13818-1, section 2.4.3.3)."""
+_HEAD_BYTES: Final = 4096
+"""Of a file that may be a text; no transport stream is UTF-8 without zeros for that long."""
 
 _NAMED: Final = 3
 """Of the files that were skipped, by name."""
@@ -204,14 +205,19 @@ def choose_frames(
 
 
 def _is_typescript(file: Path) -> bool:
-    """Of a file that is no transport stream by its first byte, though it is by its suffix."""
+    """Of a file that is a text, though it is a transport stream by its suffix."""
     if file.suffix.lower() != ".ts":
         return False
     try:
         with file.open("rb") as content:
-            return content.read(1) != _SYNC_BYTE
-    except OSError:  # told of where its frames are counted
+            head = content.read(_HEAD_BYTES)
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # the last letter may be cut
+    except (
+        OSError,
+        UnicodeDecodeError,
+    ):  # an error of the disk is told of where frames are counted
         return False
+    return "\0" not in text
 
 
 def _frames_in(recording: Path) -> int:

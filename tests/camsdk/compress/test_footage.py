@@ -69,10 +69,22 @@ def test_typescript_is_no_recording_that_cannot_be_read(tmp_path: Path) -> None:
     write_video(tmp_path / "yard.ts", scene(64, 48, 3))
     (tmp_path / "app.ts").write_text("export const answer = 42;")
     (tmp_path / "empty.ts").touch()
-    (tmp_path / "cut.TS").write_bytes(b"\x47 and no more")
+    (tmp_path / "german.ts").write_text("x" + "\u00fc" * 4096)  # byte 4096 is half a letter
+    (tmp_path / "cut.TS").write_bytes(b"\x47\x40\x11\xff and no more")
+    (tmp_path / "zeros.ts").write_bytes(b"\x47" + bytes(9))
     footage = open_footage(tmp_path)
     assert [file.name for file in footage.files] == ["yard.ts"]
-    assert [file.name for file in footage.skipped] == ["cut.TS"]
+    assert [file.name for file in footage.skipped] == ["cut.TS", "zeros.ts"]
+
+
+def test_transport_streams_need_not_begin_with_a_packet(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "yard.ts", scene(64, 48, 12)).read_bytes()
+    (tmp_path / "begun.ts").write_bytes(b"end of another packet" + whole)
+    packets = [whole[start : start + 188] for start in range(0, len(whole), 188)]
+    (tmp_path / "stamped.ts").write_bytes(b"".join(b"\1\2\3\4" + packet for packet in packets))
+    footage = open_footage(tmp_path)
+    assert [file.name for file in footage.files] == ["begun.ts", "stamped.ts", "yard.ts"]
+    assert footage.counts == (12, 12, 12)
 
 
 def test_too_few_frames_say_what_helps(tmp_path: Path) -> None:

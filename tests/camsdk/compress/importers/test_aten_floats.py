@@ -76,9 +76,6 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "max_pool": lambda x: functional.max_pool1d(x, 3, 2, 1, ceil_mode=True),
     "conv": lambda x: functional.conv1d(x, torch.full((3, 4, 3), 0.25), padding="same"),
     "gather": lambda x: torch.gather(x, 2, x.argmax(2, keepdim=True), sparse_grad=True),
-    "embedding": lambda x: functional.embedding(
-        x.argmax(2), torch.full((6, 3), 0.5), scale_grad_by_freq=True, sparse=True
-    ),
     "topk and sort": lambda x: (
         x.topk(4, 1, largest=False, sorted=True)[0]
         + torch.sort(x, stable=True, dim=1, descending=True)[0]
