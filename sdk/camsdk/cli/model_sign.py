@@ -1,6 +1,8 @@
 """``camctl model sign|show``: bundles (``.cam`` files) on this machine, and what is in them."""
 
+import os
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,14 @@ from camsdk.cli.drafts import check_writable
 from camsdk.cli.moments import show_moment
 from camsdk.cli.output import Output
 from camsdk.cli.profile import Cloud, DataOption, JsonOption, cloud_command, is_typed
-from camsdk.errors import AlreadyExists, ArtifactRefused, InvalidInput, NotFound, ResourceExhausted
+from camsdk.errors import (
+    AlreadyExists,
+    ArtifactRefused,
+    CamError,
+    InvalidInput,
+    NotFound,
+    ResourceExhausted,
+)
 from camsdk.files import write_atomic
 
 if TYPE_CHECKING:
@@ -256,7 +265,7 @@ def _create_key(path: Path) -> None:
     from camsdk.artifact import keys
 
     public = path.with_name(path.name + ".pub")
-    if public.exists():
+    if os.path.lexists(public):  # a link that leads nowhere, too
         raise AlreadyExists(
             f"there is {public}, the public half of another key",
             "name another place with --key, or move it away",
@@ -266,11 +275,25 @@ def _create_key(path: Path) -> None:
     try:
         keys.save_private_key(key, path)
         keys.save_public_key(keys.public_bytes(key), public)
-    except OSError as error:
-        path.unlink(missing_ok=True)
+    except (OSError, AlreadyExists) as error:
+        _remove_halves(keys.public_bytes(key), path, public)
+        if isinstance(error, AlreadyExists):  # another command made it meanwhile
+            raise
         raise InvalidInput(
             f"the key {path} cannot be written: {error.strerror}", "name another place with --key"
         ) from error
+
+
+def _remove_halves(made: bytes, path: Path, public: Path) -> None:
+    """Those that were written, and no other's: they are known by what is in them."""
+    from camsdk.artifact import keys
+
+    with suppress(CamError, OSError):
+        if keys.public_bytes(keys.load_signing_key(path)) == made:
+            path.unlink()
+    with suppress(CamError, OSError):
+        if keys.load_trust_keys([public]) == (made,):
+            public.unlink()
 
 
 def _read(path: Path) -> bytes:

@@ -212,10 +212,7 @@ def _is_typescript(file: Path) -> bool:
         with file.open("rb") as content:
             head = content.read(_HEAD_BYTES)
         text = codecs.getincrementaldecoder("utf-8")().decode(head)  # the last letter may be cut
-    except (
-        OSError,
-        UnicodeDecodeError,
-    ):  # an error of the disk is told of where frames are counted
+    except (OSError, UnicodeDecodeError):  # the disk's are told of where frames are counted
         return False
     return "\0" not in text
 

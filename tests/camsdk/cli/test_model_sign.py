@@ -134,6 +134,11 @@ def test_a_new_key_has_both_halves_or_is_not_made(
             run("sign", draft, "--key", path, "--create-key")
         assert not path.exists()
     public.unlink()
+    public.symlink_to("nowhere")
+    with pytest.raises(AlreadyExists, match=r"x\.key\.pub, the public half of another key"):
+        run("sign", draft, "--key", path, "--create-key")
+    assert not path.exists()
+    public.unlink()
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -143,6 +148,42 @@ def test_a_new_key_has_both_halves_or_is_not_made(
         run("sign", draft, "--key", path, "--create-key")
     assert not path.exists()
     assert draft.read_bytes() == unsigned
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_a_key_that_a_disk_fails_to_keep_is_not_left_there(
+    draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    synced = list[Path]()
+
+    def fails(folder: Path) -> None:
+        synced.append(folder)
+        if len(synced) == fails_at:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(keys, "sync_folder", fails)
+    with pytest.raises(InvalidInput, match="Input/output error"):
+        run("sign", draft, "--key", tmp_path / "x.key", "--create-key")
+    assert list(tmp_path.iterdir()) == [draft]
+
+
+@pytest.mark.parametrize("taken", ["x.key", "x.key.pub"])
+def test_a_key_that_another_command_makes_meanwhile_stays(
+    draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    ours, other = keys.generate_signing_key(), keys.generate_signing_key()
+
+    def made_meanwhile() -> object:
+        if taken == "x.key":
+            keys.save_private_key(other, tmp_path / taken)
+        else:
+            keys.save_public_key(keys.public_bytes(other), tmp_path / taken)
+        return ours
+
+    monkeypatch.setattr(keys, "generate_signing_key", made_meanwhile)
+    with pytest.raises(AlreadyExists, match="a key is never overwritten"):
+        run("sign", draft, "--key", tmp_path / "x.key", "--create-key")
+    assert set(tmp_path.iterdir()) == {draft, tmp_path / taken}
 
 
 def test_a_folder_does_not_hide_a_model_of_its_name(
