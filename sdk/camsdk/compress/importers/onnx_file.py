@@ -25,7 +25,7 @@ from camsdk.compress.importers.runnable import (
     MAX_TENSOR_ELEMENTS,
     read_limited,
     runnable,
-    with_shapes,
+    settle_shapes,
 )
 from camsdk.errors import DataCorrupted, InvalidInput, ResourceExhausted, UnsupportedModel
 
@@ -302,8 +302,8 @@ def _chosen_shape(
 
 
 def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same with the output shapes that follow from the inputs."""
-    inferred = with_shapes(model)
+    """The same with the output shapes that follow from the inputs, also by arithmetic."""
+    inferred = settle_shapes(model)
     for info, known in zip(model.graph.output, inferred.graph.output, strict=True):
         info.CopyFrom(known)
     return model

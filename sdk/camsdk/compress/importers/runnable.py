@@ -1,7 +1,8 @@
 """What every imported model must be: valid ONNX that onnxruntime loads, of static shapes.
 
 ``runnable`` is the last step of an importer. It only loads the model, without optimising it:
-folding constants would already run a stranger's graph.
+folding all constants would already run a stranger's graph. What shapes are computed from alone is
+folded, within limits (``shape_folding``).
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,12 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
+from camsdk.compress.importers.shape_folding import (
+    ShapeFolding,
+    deciding,
+    depends_on_inputs,
+    known_shapes,
+)
 from camsdk.compress.sessions import ENGINE_FAILURES
 from camsdk.errors import NotFound, ResourceExhausted, UnsupportedModel
 
@@ -59,6 +66,8 @@ def read_limited(path: Path, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
 def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model with unique node names and without stated shapes inside, after all checks.
 
+    Shapes that are computed from constants and from other shapes are constants in it.
+
     Raises:
         UnsupportedModel: The checker or onnxruntime refuses it, or a shape is not static.
         ResourceExhausted: A tensor in it would be too large.
@@ -74,18 +83,30 @@ def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def check_bounded(model: onnx.ModelProto) -> None:
-    """That no tensor can grow with what a picture shows; forgets the stated shapes of those inside.
+    """That no tensor can grow with what a picture shows.
+
+    Forgets the stated shapes of those inside, and folds what they are computed from
+    (``settle_shapes``).
 
     Raises:
         UnsupportedModel: A shape is not static.
         ResourceExhausted: A tensor would be too large.
     """
     del model.graph.value_info[:]  # inference would believe them
-    inferred = with_shapes(model)
+    inferred = settle_shapes(model)
+    _check_inner_shapes(inferred.graph)
     for info in [*inferred.graph.input, *inferred.graph.output]:
         if not is_static(info.type.tensor_type):
-            raise _of_no_static_shape(info.name)
-    _check_inner_shapes(inferred.graph)
+            raise _refused(f"the shape of {info.name!r} is not known, or has a length of 0")
+
+
+def settle_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """As ``with_shapes``, after the arithmetic that shapes follow from was folded, in place."""
+    folding = ShapeFolding(model)
+    inferred = with_shapes(model)
+    while folding.fold(inferred.graph):
+        inferred = with_shapes(model)
+    return inferred
 
 
 def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -140,23 +161,21 @@ def _check_sizes(graph: onnx.GraphProto) -> None:
 
 def _check_inner_shapes(graph: onnx.GraphProto) -> None:
     """A length that is computed from a picture can be anything: of a few bytes, of 32 GiB."""
-    known = {
-        info.name
-        for info in [*graph.input, *graph.output, *graph.value_info]
-        if info.type.tensor_type.HasField("shape")
-        and all(dim.HasField("dim_value") for dim in info.type.tensor_type.shape.dim)
-    }
+    known = known_shapes(graph)
     for node in graph.node:
         for name in node.output:
-            if name and name not in known:
-                raise _of_no_static_shape(name)
+            if not name or name in known:
+                continue
+            if depends_on_inputs(graph).isdisjoint(deciding(node)):
+                raise _refused(
+                    f"the shape of {name!r} cannot be computed before the model runs, or what it "
+                    "is computed from is too large"
+                )
+            raise _refused(f"the shape of {name!r} depends on data: on values of an input")
 
 
-def _of_no_static_shape(name: str) -> UnsupportedModel:
-    return UnsupportedModel(
-        f"the shape of {name!r} depends on data or is unknown",
-        "export the model with fixed shapes, without its post-processing",
-    )
+def _refused(what: str) -> UnsupportedModel:
+    return UnsupportedModel(what, "export the model with fixed shapes, without its post-processing")
 
 
 def is_static(tensor: onnx.TypeProto.Tensor) -> bool:
