@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 _DAY_S: Final = 86400.0
 _KEPT_DAYS: Final = 30
-"""Of what no command goes on from: another version of the program would not, either."""
+"""Of what is not written to. Until it is cleared its own command goes on from it."""
 
 
 def cache_folder(kind: Literal["trainings", "profiles"]) -> Path:
@@ -17,21 +17,18 @@ def cache_folder(kind: Literal["trainings", "profiles"]) -> Path:
     return platformdirs.user_cache_path("camplatform") / kind
 
 
-def folder_of_trainings() -> Path:
-    """In the cache, without checkpoints and roundings that nobody has gone on from for a month."""
-    folder = cache_folder("trainings")
-    _clear_abandoned(folder)
-    return folder
+def clear_abandoned() -> None:
+    """Checkpoints and roundings in the cache that nobody has written to for a month.
 
-
-def _clear_abandoned(folder: Path) -> None:
-    """Others' files stay, and so does what cannot be removed: that ends no command."""
+    For the end of a training: before it, what it goes on from may be among them. Others' files
+    stay, and so does what cannot be removed: that ends no command.
+    """
     from camsdk.compress.rounding_file import SUFFIX as ROUNDING
     from camsdk.compress.training.compressing import SUFFIX as TRAINING
 
     oldest_s = time.time() - _KEPT_DAYS * _DAY_S
     with suppress(OSError):
-        for file in list(folder.iterdir()):
+        for file in list(cache_folder("trainings").iterdir()):
             if not {ROUNDING, TRAINING} & set(file.suffixes):  # a draft ends otherwise
                 continue
             with suppress(OSError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from camsdk.artifact.hardware import check_hardware, processor
-from camsdk.cli.compress_cache import cache_folder, folder_of_trainings
+from camsdk.cli.compress_cache import cache_folder, clear_abandoned
 from camsdk.cli.compress_options import (
     DEFAULT_CALIBRATION,
     DEFAULT_EVALUATION,
@@ -183,6 +183,8 @@ def compress(
     write_report(made, target.page)
     for file in made.kept:
         file.unlink(missing_ok=True)
+    if made.kept and wishes.work is None:
+        clear_abandoned()
     report(output, made.draft, target.path, {"report": str(target.page), **facts_of(made)})
     note_outcome(output, made, wishes)
 
@@ -232,7 +234,7 @@ def _made(
     folder, kept = None, list[Path]()
     if options.train is not None:
         demand("torch", "torch_pruning")
-        folder = wishes.work or folder_of_trainings()
+        folder = wishes.work or cache_folder("trainings")
     times = None if wishes.max_ms is None else _profile(draft, wishes)
     with bar(output, "compressing") as meter:
         try:

@@ -340,8 +340,9 @@ def test_frames_in_which_nothing_is_found_are_told_of(
     assert "ap50_vs_reference_all" not in metrics
 
 
+@pytest.mark.usefixtures("only_our_own_engine")
 @pytest.mark.parametrize("has_folder", [False, True])
-def test_what_nobody_has_gone_on_from_for_a_month_is_cleared_from_the_cache_alone(
+def test_what_nobody_has_gone_on_from_for_a_month_is_cleared_after_a_training(
     camctl: "Camctl",
     small: Path,
     yard: Path,
@@ -349,23 +350,32 @@ def test_what_nobody_has_gone_on_from_for_a_month_is_cleared_from_the_cache_alon
     monkeypatch: pytest.MonkeyPatch,
     has_folder: bool,
 ) -> None:
-    def stopped(*_: object, **__: object) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder, out = tmp_path / "camplatform" / "trainings", tmp_path / "x.cam"
+    folder.mkdir(parents=True)
+    command = (
+        *("model", "compress", small, "--data", yard, "--calibration", "4", "--evaluation", "4"),
+        *("--bits", "3", "--epochs", "1", "-o", out, *(("--work", folder) if has_folder else ())),
+    )
+
+    def stopped(*_: object) -> None:
         raise InvalidInput("far enough")
 
-    monkeypatch.setattr(compressing, "compress", stopped)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = tmp_path / "camplatform" / "trainings"
-    folder.mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "learn_codes", stopped)
+        assert camctl(*command).code == 1
+    (own,) = folder.iterdir()  # the rounding
     abandoned = {"a.camtrain", "b.camround", ".a.camtrain.0123abcd.new"}
-    for name, age_days in [
-        *((name, 31) for name in abandoned),
-        ("new.camtrain", 29),
-        ("x.txt", 99),
-    ]:
+    ages = {**dict.fromkeys(abandoned, 31), own.name: 31, "new.camtrain": 29, "x.txt": 99}
+    for name, age_days in ages.items():
         (folder / name).touch()
         os.utime(folder / name, (time.time() - age_days * 86400,) * 2)
-    few = ("--data", yard, "--calibration", "4", "--evaluation", "4", "--bits", "3")
-    camctl("model", "compress", small, *few, *(("--work", folder) if has_folder else ()))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "learn_codes", stopped)
+        assert camctl(*command).code == 1
+    assert {file.name for file in folder.iterdir()} == set(ages)  # it did not end well
+    assert camctl(*command).code == 0
+    assert json.loads(out.with_suffix(".json").read_text())["resumed"] == ["quantize"]
     kept = {"new.camtrain", "x.txt"} | (abandoned if has_folder else set())
     assert {file.name for file in folder.iterdir()} == kept
 
