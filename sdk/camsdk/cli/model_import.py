@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from camsdk.compress.packaging import Draft
     from camsdk.vision.yaml_nodes import Field
 
-_MAX_DESCRIPTION_BYTES: Final = 1 << 20
+_MAX_CLASSES_BYTES: Final = 1 << 20
+"""Of a file with one name a line; a description is a YAML file, hence smaller."""
 _MAX_CLASSES: Final = 4096
 """As many as a manifest may have."""
 TENSORFLOW_SSD: Final = "tensorflow-ssd"
@@ -207,7 +208,7 @@ def _read_sections(wishes: Wishes) -> dict[str, Any]:
     for name in ("input", "output"):
         document[name] = {**document.get(name, {}), **getattr(wishes, name)}
     if wishes.classes is not None:
-        lines = _read_text(wishes.classes).splitlines()
+        lines = _read_text(wishes.classes, _MAX_CLASSES_BYTES).splitlines()
         document["classes"] = [line.strip() for line in lines if line.strip()]
     if not document.get("classes"):
         raise InvalidInput(
@@ -217,11 +218,12 @@ def _read_sections(wishes: Wishes) -> dict[str, Any]:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    from camsdk.vision.yaml_nodes import read_document
+    from camsdk.vision.yaml_nodes import MAX_TEXT_BYTES, read_document
 
     document: dict[str, Any] = {}
+    text = _read_text(path, MAX_TEXT_BYTES)
     try:
-        sections = read_document(_read_text(path)).mapping(optional=_SECTIONS)
+        sections = read_document(text).mapping(optional=_SECTIONS)
         for name, section in sections.items():
             if name == "classes":
                 document[name] = [_class_name(item) for item in section.items(at_most=_MAX_CLASSES)]
@@ -242,12 +244,15 @@ def _class_name(item: "Field") -> str:
         ) from error
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, most_bytes: int) -> str:
     try:
-        if path.stat().st_size > _MAX_DESCRIPTION_BYTES:
-            raise InvalidInput(f"{path} is larger than {_MAX_DESCRIPTION_BYTES} bytes")
-        return path.read_text(encoding="utf-8-sig")  # editors of Windows write the mark first
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path} is not UTF-8 text") from error
+        with path.open("rb") as file:
+            data = file.read(most_bytes + 1)
     except OSError as error:
         raise NotFound(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > most_bytes:
+        raise InvalidInput(f"{path} is larger than {most_bytes // 1024} KiB")
+    try:
+        return data.decode("utf-8-sig")  # editors of Windows write the mark first
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not UTF-8 text") from error

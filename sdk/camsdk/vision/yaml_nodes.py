@@ -89,7 +89,7 @@ class Field:
         if self._kind() not in ("int", "float"):
             raise self.error("is not a number")
         try:
-            value = float(self.node.value)
+            value = float(self._decimal())
         except ValueError as error:
             raise self.error(f"{self.node.value!r} is not a decimal number") from error
         if not (math.isfinite(value) and low <= value <= high):
@@ -114,9 +114,16 @@ class Field:
 
     def _whole(self) -> int:
         try:
-            return int(self.node.value)
+            return int(self._decimal())
         except ValueError as error:  # of another base, or of thousands of digits
             raise self.error("is not a decimal number") from error
+
+    def _decimal(self) -> str:
+        """The digits, unless they begin with a 0: YAML 1.1 reads 010 as 8, people as 10."""
+        digits = str(self.node.value).lstrip("+-")
+        if self._kind() == "int" and len(digits) > 1 and digits[0] == "0":
+            raise ValueError("of another base")
+        return str(self.node.value)
 
     def _kind(self) -> str:
         is_scalar = isinstance(self.node, yaml.ScalarNode)

@@ -51,6 +51,8 @@ def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:
         ),
         ("input: [1]\nclasses: [a]", "line 1, input is not a mapping"),
         ("input: {width: 0x10}\nclasses: [a]", "input.width is not a decimal number"),
+        ("input: {width: 010}\nclasses: [a]", "input.width is not a decimal number"),
+        ("input: {mean: [0, -010]}\nclasses: [a]", "input.mean[1] is not a decimal number"),
         ("input: {width: 2024-01-01}\nclasses: [a]", "input.width is not a text"),
         ("classes: [a, [b, c]]", "line 1, classes[1] is no text"),
         ("classes: person", "classes is not a list"),
@@ -63,3 +65,18 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, words: 
         read(tmp_path, text)
     assert words in str(error.value)
     assert "b, c" not in str(error.value)
+
+
+def test_a_file_that_is_too_large_is_refused_with_the_limit_of_its_kind(tmp_path: Path) -> None:
+    described, names = tmp_path / "model.yaml", tmp_path / "names.txt"
+    cases = (
+        (Wishes(description=described), described, "classes: [a]\n", 256),
+        (Wishes(classes=names), names, "a\n", 1024),
+    )
+    for wishes, path, text, limit_kib in cases:
+        path.write_text(text.ljust(limit_kib << 10, "#"))
+        assert "a" in _read_sections(wishes)["classes"]
+        path.write_text(text.ljust((limit_kib << 10) + 1, "#"))
+        with pytest.raises(InvalidInput) as error:
+            _read_sections(wishes)
+        assert str(error.value) == f"{path} is larger than {limit_kib} KiB"

@@ -100,6 +100,7 @@ def test_digest_follows_the_meaning() -> None:
         (with_line(to="[0.5, -.inf]"), "to[1] '-.inf' is not a decimal number"),
         (with_line(to="[0.5, 1e400]"), "to[1] is not a number"),
         (with_line(to="[0.5, 0x1]"), "to[1] '0x1' is not a decimal number"),
+        (with_line(to="[0.5, 01]"), "to[1] '01' is not a decimal number"),
         (with_line(to="[0.5, true]"), "to[1] is not a number"),
         (with_line(to="[0.5]"), "to has 1 entries, not 2"),
         (with_line(to="0.5"), "to is not a list"),
