@@ -51,7 +51,9 @@ class _Expansion:
             if node.op_type == _NORM:
                 node.op_type = "Identity"
                 del node.input[1:], node.attribute[:]
-        self._shapes = _known_shapes(with_shapes(copy).graph)
+        self._shapes = _known_shapes(with_shapes(copy).graph) | {
+            tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer
+        }
         self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
         self._graft = Graft(model)
 
@@ -119,11 +121,10 @@ def _instance_norm(inputs: list[str], name: str, epsilon: float) -> onnx.NodePro
 
 
 def _known_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
-    infos = [*graph.input, *graph.output, *graph.value_info]
-    shapes: dict[str, Shape] = {
-        info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim) for info in infos
+    return {
+        info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)
+        for info in [*graph.input, *graph.output, *graph.value_info]
     }
-    return shapes | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
 
 
 def _refusal(node: onnx.NodeProto, what: str) -> UnsupportedModel:

@@ -5,13 +5,14 @@ folding all constants would already run a stranger's graph. What shapes are comp
 folded, within limits (``shape_folding``).
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import onnx
 import onnxruntime
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from camsdk.compress.importers.shape_folding import (
     ShapeFolding,
@@ -31,6 +32,9 @@ MAX_TENSOR_ELEMENTS: Final = 1 << 28
 MAX_VECTOR_ELEMENTS: Final = 1 << 22
 """Of one tensor of a single axis. ONNX's inference takes every such tensor for a shape and makes an
 object of each of its numbers, 50 bytes or more: a constant of 2^31 numbers took 4 GiB."""
+
+MAX_FOLLOWED: Final = 1 << 12
+"""Elements of an initializer whose values inference is given: shapes, pads, scales, indices."""
 
 CHECKER_ERRORS: Final = (
     onnx.checker.ValidationError,
@@ -110,20 +114,46 @@ def settle_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same with the shapes of all tensors, as far as they follow from the inputs'.
+    """The same without large weights, with all shapes as far as they follow from the inputs'.
 
     Raises:
         UnsupportedModel: They do not fit, or something is no tensor.
         ResourceExhausted: A tensor would be too large.
     """
+    light, count = _without_weights(model), len(model.graph.input)
     try:
         # Values are followed only through tensors of which the sizes are known to be moderate.
-        _check_sizes(onnx.shape_inference.infer_shapes(model, strict_mode=True).graph)
-        found = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        _inferred(light, count, is_following=False)
+        return _inferred(light, count, is_following=True)
     except CHECKER_ERRORS as error:
         raise UnsupportedModel(f"the shapes in the graph do not fit: {error}") from error
+
+
+def _inferred(light: onnx.ModelProto, count: int, *, is_following: bool) -> onnx.ModelProto:
+    """With shapes and without the inputs after the first ``count``; values may be followed."""
+    found = onnx.shape_inference.infer_shapes(light, strict_mode=True, data_prop=is_following)
+    del found.graph.input[count:]
     _check_sizes(found.graph)
     return found
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which large initializers are inputs, after the others: inference copies it all."""
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph, inputs = light.graph, {info.name for info in model.graph.input}
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
+    graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= MAX_FOLLOWED:
+            graph.initializer.append(tensor)
+        elif tensor.name not in inputs:
+            shape = list(tensor.dims)
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, shape))
+    return light
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from camsdk.artifact.onnx_check import check_model
+from camsdk.compress.importers import runnable
 from camsdk.compress.importers.onnx_file import import_onnx_file
 from camsdk.errors import CamError, UnsupportedModel
 
@@ -69,6 +70,14 @@ def test_group_normalizations_are_written_out(
     assert "GroupNormalization" not in {node.op_type for node in found.graph.node}
     np.testing.assert_allclose(run(found), run(made), rtol=1e-4, atol=1e-5)
     check_model(found.SerializeToString())
+
+
+def test_more_channels_than_inference_takes_values_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runnable, "MAX_FOLLOWED", CHANNELS - 1)
+    made = network(21)
+    np.testing.assert_allclose(run(imported(tmp_path, made)), run(made), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
