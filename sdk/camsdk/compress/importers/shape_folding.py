@@ -25,8 +25,9 @@ MAX_ELEMENTS: Final = 1 << 20
 MAX_ALL_ELEMENTS: Final = 1 << 24
 """Of all tensors together: what a stranger's graph may cost."""
 
-MAX_ROUNDS: Final = 256
-"""Of folding and inference; a tensor whose shape is computed from another's takes one more."""
+MAX_VISITS: Final = 1 << 19
+"""Of nodes, in all rounds of folding and inference: about 20 s. A tensor whose shape is computed
+from another's takes one round more."""
 
 _SHAPE_READERS: Final = frozenset({"Shape", "Size"})
 
@@ -88,7 +89,7 @@ class ShapeFolding:
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
         self._left = MAX_ALL_ELEMENTS
-        self._rounds = MAX_ROUNDS
+        self._visits = MAX_VISITS
         inputs = {info.name for info in model.graph.input}  # a caller may give these
         self._constants = {
             tensor.name: tensor
@@ -104,9 +105,9 @@ class ShapeFolding:
         """
         known = known_shapes(inferred)
         wanted = _wanted(self._model.graph, known)
-        if not wanted or not self._rounds:
+        self._visits -= len(self._model.graph.node)
+        if not wanted or self._visits < 0:
             return False
-        self._rounds -= 1
         outputs = {info.name for info in self._model.graph.output}
         folded = []
         for node in self._model.graph.node:

@@ -158,8 +158,9 @@ def test_what_no_shape_follows_from_stays() -> None:
     assert source.SerializeToString() == before
 
 
-def test_all_tensors_together_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shape_folding, "MAX_ALL_ELEMENTS", 8)
+@pytest.mark.parametrize("limit", ["MAX_ALL_ELEMENTS", "MAX_VISITS"])
+def test_all_work_together_is_limited(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setattr(shape_folding, limit, 5)
     with pytest.raises(UnsupportedModel, match="'e' cannot be computed before the model runs"):
         check_bounded(network(EXPAND, 17))
 
