@@ -13,14 +13,13 @@ from onnx import helper, numpy_helper
 
 from camsdk.compress.importers.grafting import Graft
 from camsdk.compress.importers.onnx_opsets import opset_of
-from camsdk.compress.importers.runnable import with_shapes
+from camsdk.compress.importers.runnable import settle_shapes
+from camsdk.compress.importers.shape_folding import Shape, known_shapes
 from camsdk.errors import UnsupportedModel
 
 _NORM: Final = "GroupNormalization"
 _IS_THERE: Final = 18
 """The first opset with GroupNormalization."""
-
-Shape = tuple[int, ...]
 
 
 def expand(model: onnx.ModelProto) -> None:
@@ -51,7 +50,7 @@ class _Expansion:
             if node.op_type == _NORM:
                 node.op_type = "Identity"
                 del node.input[1:], node.attribute[:]
-        self._shapes = _known_shapes(with_shapes(copy).graph) | {
+        self._shapes = known_shapes(settle_shapes(copy).graph) | {
             tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer
         }
         self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -118,13 +117,6 @@ class _Expansion:
 
 def _instance_norm(inputs: list[str], name: str, epsilon: float) -> onnx.NodeProto:
     return helper.make_node("InstanceNormalization", inputs, [name], name, epsilon=epsilon)
-
-
-def _known_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
-    return {
-        info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)
-        for info in [*graph.input, *graph.output, *graph.value_info]
-    }
 
 
 def _refusal(node: onnx.NodeProto, what: str) -> UnsupportedModel:
