@@ -99,3 +99,20 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, change: object, match: str
 def test_an_opset_without_it_refuses_it(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="has no operator 'GroupNormalization'"):
         imported(tmp_path, network(17))
+
+
+def test_what_a_computed_shape_gives_is_normalized_too(tmp_path: Path) -> None:
+    made = network(21)
+    relu = made.graph.node[0]
+    relu.output[0] = "early"
+    half = [
+        helper.make_node("Shape", ["early"], ["shape"]),
+        helper.make_node("Cast", ["shape"], ["lengths"], to=TensorProto.FLOAT),
+        helper.make_node("Floor", ["lengths"], ["floored"]),  # ONNX's inference stops here
+        helper.make_node("Cast", ["floored"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["early", "whole"], ["r"]),
+    ]
+    nodes = [relu, *half, *list(made.graph.node)[1:]]
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    assert np.allclose(run(imported(tmp_path, made)), run(made), atol=1e-5)
